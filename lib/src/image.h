@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * image.h: where page content comes from.  Never writes.
+ *
+ * An image is read in three ways.  `read_now` gives what is in the page cache
+ * and never waits; `prep`/`end` is one asynchronous read on the caller's
+ * io_uring; `map` gives a pointer into a mapping, if the image was opened with
+ * INFILL_IMAGE_MAP and the bytes are in memory.  Each verifies, after the
+ * bytes were read and before they are used, that the file is the one that was
+ * opened: otherwise -ESTALE, and the image stays stale for good.
+ *
+ * A packed or remote image is another set of image_ops: all offsets are of
+ * the unpacked memory, and `fd` based shortcuts stay inside image.c.
+ *
+ * Internal; may change freely.  Any thread may call everything but close.
+ */
+#ifndef INFILL_IMAGE_H
+#define INFILL_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infill.h"
+
+struct io_uring_sqe;
+
+#define IMAGE_PAGE 4096u
+
+/*
+ * Read [offset, offset + length) into BUFFER without waiting for a device.
+ * 0; -EAGAIN: not in memory; -EIO and others: as read(2); -ESTALE.
+ * A range that reaches past the end is -ERANGE.
+ */
+int image_read_now(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
+
+/* The same, waiting. */
+int image_read(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
+
+/* Prepare SQE to read the range into BUFFER.  The caller sets the user data. */
+void image_prep(struct infill_image *image, struct io_uring_sqe *sqe, uint64_t offset,
+		void *buffer, size_t length);
+
+/*
+ * Judge RESULT (cqe->res) of such a read.  0: all of LENGTH is there;
+ * -EAGAIN: submit again (interrupted, or short without being at the end);
+ * else the error.
+ */
+int image_end(struct infill_image *image, int result, uint64_t offset, size_t length);
+
+/*
+ * Is OFFSET (page aligned) in a hole?  *END becomes the end of the hole or of
+ * the data that it is in, page aligned (inward for holes: a page that is
+ * partly data is data).  A system call or two; no caching.
+ */
+bool image_hole(struct infill_image *image, uint64_t offset, uint64_t *end);
+
+/*
+ * A pointer to [offset, offset + length) in a mapping that is populated, or
+ * NULL: not mapped, not in memory, or unreadable (then read it).  Verified
+ * as fresh.  Looking at the bytes can raise SIGBUS if the file shrinks: only
+ * image_zero_map() and system calls may do so.
+ */
+const void *image_map(struct infill_image *image, uint64_t offset, size_t length);
+
+/* Let go of the page tables behind a range that image_map() gave, to keep the RSS small. */
+void image_unmap(struct infill_image *image, uint64_t offset, size_t length);
+
+/* Is all of BUFFER (LENGTH a multiple of 64, 8-byte aligned) zero? */
+bool image_is_zero(const void *buffer, size_t length);
+
+/*
+ * For a pointer from image_map(): set zero[i] for each PAGE-sized page of the
+ * COUNT pages, guarded against SIGBUS.  0, or -EIO.
+ */
+int image_zero_map(const void *mapped, size_t page, size_t count, bool *zero);
+
+const char *image_name(const struct infill_image *image);
+
+#endif
