@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+/*
+ * PID 1 of the guest: fills a store, says `filled`, then answers one request for each line `go`.
+ *
+ * The serial console is the only way in and out. Lines printed:
+ *	filled RECORDS
+ *	work N ok SUM NS	request N is answered; NS is what it took by the guest's clock
+ *	all ok SUM NS		every record was checked after it
+ *	BAD page P offset O	a byte is not what was stored there
+ * demo.py and vm.py read these lines: change both sides together.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "store.h"
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Power off rather than return: a PID 1 that ends is a kernel panic with a screen full of text. */
+static void die(const char *what)
+{
+	printf("DEAD %s: %s\n", what, strerror(errno));
+	tcdrain(1);
+	reboot(RB_POWER_OFF);
+	for (;;)
+		pause();
+}
+
+static void mount_all(void)
+{
+	static const char *const points[][2] = {
+		{ "/proc", "proc" }, { "/sys", "sysfs" }, { "/dev", "devtmpfs" },
+	};
+
+	for (unsigned int i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
+		mkdir(points[i][0], 0755);
+		if (mount(points[i][1], points[i][0], points[i][1], 0, NULL) && errno != EBUSY)
+			die(points[i][0]);
+	}
+}
+
+/* Open the console anew: the one that the kernel gives has no devtmpfs behind it yet. */
+static void open_console(void)
+{
+	struct termios t;
+	int fd = open("/dev/console", O_RDWR);
+
+	if (fd < 0)
+		return;
+	for (int i = 0; i < 3; i++)
+		dup2(fd, i);
+	if (fd > 2)
+		close(fd);
+	setvbuf(stdout, NULL, _IOLBF, 512);
+	if (tcgetattr(0, &t))
+		return;
+	t.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
+	t.c_oflag &= ~(tcflag_t)ONLCR;
+	tcsetattr(0, TCSANOW, &t);
+}
+
+static void bad_page(const struct store_bad *bad)
+{
+	printf("BAD page %" PRIu32 " offset %" PRIu32 "\n", bad->page, bad->offset);
+}
+
+static void answer(struct store *store, unsigned int request)
+{
+	struct store_bad bad;
+	uint64_t sum, start = now();
+
+	if (store_work(store, &sum, &bad)) {
+		bad_page(&bad);
+		return;
+	}
+	printf("work %u ok %016" PRIx64 " %" PRIu64 "\n", request, sum, now() - start);
+	start = now();
+	if (store_check(store, &sum, &bad)) {
+		bad_page(&bad);
+		return;
+	}
+	printf("all ok %016" PRIx64 " %" PRIu64 "\n", sum, now() - start);
+}
+
+int main(void)
+{
+	struct store *store;
+	char line[64];
+
+	mount_all();
+	open_console();
+	store = store_create();
+	if (!store)
+		die("store");
+	printf("filled %u\n", STORE_RECORDS);
+	for (unsigned int request = 1; fgets(line, sizeof(line), stdin); ) {
+		if (strcmp(line, "go\n") == 0)
+			answer(store, request++);
+		else
+			printf("unknown %s", line);
+	}
+	die("console");
+	return 1;
+}
