@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+# Makefile: builds everything into build/.  New .c files are found by themselves;
+# change flags, install paths and new kinds of programs here.
+#
+#   make [V=1] [CC=clang]           library, command, shim
+#   make tests bench fuzz examples  what their names say
+#   make install DESTDIR= PREFIX=/usr/local
+#   make SAN=address,undefined      the same into build/asan
+#   make SAN=thread                 the same into build/tsan
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := $(shell sed -n 's/^.define INFILL_VERSION "\(.*\)"$$/\1/p' lib/include/infill.h)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+V ?= 0
+SAN ?=
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CLANG ?= clang
+PKG_CONFIG ?= pkg-config
+
+ifeq ($(SAN),)
+B := build
+else ifeq ($(SAN),thread)
+B := build/tsan
+else
+B := build/asan
+endif
+
+# ---- sources: one list each, sorted ----------------------------------------
+
+LIB_SRC := $(sort $(wildcard lib/src/*.c))
+CLI_SRC := $(filter-out cli/shim.c,$(sort $(wildcard cli/*.c)))
+SHIM_SRC := $(sort $(wildcard cli/shim.c))
+# What several tests share; a test program takes from it what it needs.
+SUPPORT_SRC := $(sort $(wildcard lib/test/*.c lib/test/support/*.c))
+TEST_SRC := $(sort $(foreach g,unit pager crash bad-input,$(wildcard lib/test/$(g)/*.c))) \
+	$(sort $(wildcard cli/test/*.c))
+BENCH_SRC := $(sort $(wildcard bench/*.c))
+FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
+EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+MAN := $(sort $(wildcard man/*.1 man/*.3 man/*.7))
+
+objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+# ---- flags -----------------------------------------------------------------
+
+PACKAGES := liburing jansson libsystemd libxxhash
+PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
+PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
+
+CFLAGS ?= -O2 -g
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wmissing-prototypes -Wstrict-prototypes \
+	-Wold-style-definition -Wformat=2 -Wundef -Wwrite-strings -Wpointer-arith
+# _GNU_SOURCE is empty so that a source that defines it too agrees.
+CPPFLAGS_ALL = -D_GNU_SOURCE= -Ilib/include -Ilib/src $(CPPFLAGS)
+CFLAGS_ALL = -std=gnu11 $(CFLAGS) $(WARNINGS) -pthread -fPIC -fvisibility=hidden \
+	-ffunction-sections -fdata-sections -fno-omit-frame-pointer $(PACKAGE_CFLAGS)
+LDFLAGS_ALL = -pthread -Wl,--as-needed $(LDFLAGS)
+ifeq ($(SAN),)
+CPPFLAGS_ALL += -D_FORTIFY_SOURCE=2
+CFLAGS_ALL += -fstack-protector-strong
+LDFLAGS_ALL += -Wl,-z,relro,-z,now
+else
+CFLAGS_ALL += -fsanitize=$(SAN) -fno-sanitize-recover=undefined
+LDFLAGS_ALL += -fsanitize=$(SAN)
+endif
+CLI_CPPFLAGS := -DINFILL_LIBEXECDIR='"$(PREFIX)/lib/infill"'
+TEST_CPPFLAGS := -Ilib/test -Ilib/test/support -Icli
+FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+
+ifeq ($(V),0)
+Q := @
+say = @printf '  %-5s %s\n' '$(1)' '$(2)'
+else
+Q :=
+say = @:
+endif
+
+# ---- what there is to make -------------------------------------------------
+
+STATIC := $(B)/libinfill.a
+SHARED := $(B)/libinfill.so.$(VERSION)
+SUPPORT := $(B)/obj/libsupport.a
+# Nothing is linked before its first source exists.
+ALL := $(if $(LIB_SRC),$(STATIC) $(B)/libinfill.pc) \
+	$(if $(wildcard lib/libinfill.map),$(SHARED)) \
+	$(if $(CLI_SRC),$(B)/infill) $(if $(SHIM_SRC),$(B)/libinfill-attach.so)
+test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst lib/test/%.c,%.c,$(1)))
+TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t))))
+FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
+EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
+
+.PHONY: all tests bench fuzz examples install uninstall clean FORCE
+all: $(ALL)
+tests: all $(TESTS)
+bench: all $(if $(BENCH_SRC),$(B)/bench/restore)
+fuzz: $(FUZZERS)
+examples: $(EXAMPLES)
+
+# Files that change only when the flags that they hold change; what is built
+# with the flags depends on them.
+define stamp
+$(1): FORCE
+	@mkdir -p $$(@D)
+	@printf '%s\n' '$$(subst ','\'',$(2))' | cmp -s - $$@ || printf '%s\n' '$$(subst ','\'',$(2))' > $$@
+endef
+$(eval $(call stamp,$(B)/obj/flags,$$(CC) $$(CPPFLAGS_ALL) $$(CFLAGS_ALL) $$(LDFLAGS_ALL)))
+$(eval $(call stamp,$(B)/obj/flags.cli,$$(CLI_CPPFLAGS)))
+# Names of what goes into an archive or a program made of a folder: a file that
+# was removed must leave it.
+$(eval $(call stamp,$(B)/obj/sources,$$(LIB_SRC) . $$(CLI_SRC) . $$(SUPPORT_SRC) . $$(BENCH_SRC)))
+
+# ---- objects ---------------------------------------------------------------
+
+$(B)/obj/cli/%.o: CPPFLAGS_ALL += $(CLI_CPPFLAGS)
+$(call objects,$(CLI_SRC) $(SHIM_SRC)): $(B)/obj/flags.cli
+$(B)/obj/lib/test/%.o $(B)/obj/cli/test/%.o: CPPFLAGS_ALL += $(TEST_CPPFLAGS)
+
+$(B)/obj/%.o: %.c $(B)/obj/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+-include $(patsubst %.o,%.d,$(call objects,$(LIB_SRC) $(CLI_SRC) $(SHIM_SRC) $(SUPPORT_SRC) \
+	$(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
+
+# ---- library ---------------------------------------------------------------
+
+$(STATIC): $(call objects,$(LIB_SRC)) $(B)/obj/sources
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcsD $@ $(filter %.o,$^)
+
+# --no-undefined-version makes a symbol of the map that does not exist an error,
+# which GNU ld has since 2.40; scripts/test/abi checks it for older ones.
+$(SHARED): $(call objects,$(LIB_SRC)) lib/libinfill.map $(B)/obj/sources
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -o $@ $(LDFLAGS_ALL) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) \
+		-Wl,-soname,libinfill.so.$(SOVERSION) \
+		-Wl,--version-script,lib/libinfill.map $(filter %.o,$^) $(PACKAGE_LIBS)
+	$(Q)ln -sf libinfill.so.$(VERSION) $(B)/libinfill.so.$(SOVERSION)
+	$(Q)ln -sf libinfill.so.$(SOVERSION) $(B)/libinfill.so
+comma := ,
+
+# Recipe of a pkg-config file: $(1) its path, $(2) includedir, $(3) libdir.
+define write_pc
+	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$(2)' 'libdir=$(3)' '' 'Name: libinfill' \
+		'Description: Populates the memory of KVM guests on demand and ahead of time' \
+		'Version: $(VERSION)' 'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -linfill' \
+		'Libs.private: -pthread' 'Requires.private: $(PACKAGES)' > $(1)
+endef
+
+# The one in build/ serves the tree itself; install writes its own.
+$(B)/libinfill.pc: lib/include/infill.h Makefile
+	@mkdir -p $(@D)
+	$(call write_pc,$@,$(CURDIR)/lib/include,$(CURDIR)/$(B))
+
+# ---- command and shim ------------------------------------------------------
+
+$(B)/infill: $(call objects,$(CLI_SRC)) $(STATIC) $(B)/obj/sources
+	$(call say,LD,$@)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o %.a,$^) $(PACKAGE_LIBS)
+
+ifeq ($(SAN),)
+$(B)/libinfill-attach.so: $(call objects,$(SHIM_SRC)) $(STATIC)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -o $@ $(LDFLAGS_ALL) -Wl,-z,defs -Wl,--exclude-libs,ALL -Wl,--gc-sections \
+		$(filter %.o %.a,$^) $(PACKAGE_LIBS)
+else
+# A sanitizer's runtime cannot be preloaded into a VMM that has none.
+$(B)/libinfill-attach.so: FORCE
+	@$(MAKE) --no-print-directory SAN= build/libinfill-attach.so
+	@mkdir -p $(@D)
+	@cmp -s build/libinfill-attach.so $@ || cp build/libinfill-attach.so $@
+endif
+
+# ---- tests, bench, examples ------------------------------------------------
+
+$(SUPPORT): $(call objects,$(SUPPORT_SRC)) $(B)/obj/sources
+	@rm -f $@ && ar rcsD $@ $(filter %.o,$^)
+
+define test_program
+$(B)/test/$(basename $(call test_group,$(1))): $(call objects,$(1)) $(SUPPORT) $(STATIC)
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) -o $$@ $$(LDFLAGS_ALL) $$(filter %.o %.a,$$^) $$(PACKAGE_LIBS) -lcmocka -ldl -lm
+endef
+$(foreach t,$(TEST_SRC),$(eval $(call test_program,$(t))))
+
+$(B)/bench/restore: $(call objects,$(BENCH_SRC)) $(STATIC) $(B)/obj/sources
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o %.a,$^) $(PACKAGE_LIBS) -lm
+
+$(B)/examples/%: $(B)/obj/examples/%.o $(STATIC)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o %.a,$^) $(PACKAGE_LIBS)
+
+# ---- fuzz: clang's libFuzzer, the library built again for it ----------------
+
+build/fuzz/obj/%.o: %.c
+	$(call say,FUZZ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(CPPFLAGS) -D_GNU_SOURCE= -Ilib/include -Ilib/src -std=gnu11 -O1 -g \
+		$(WARNINGS) -Wno-missing-prototypes -pthread $(PACKAGE_CFLAGS) $(FUZZ_FLAGS) \
+		-MMD -MP -c -o $@ $<
+
+build/fuzz/%: build/fuzz/obj/lib/fuzz/%.o $(patsubst %.c,build/fuzz/obj/%.o,$(LIB_SRC))
+	$(call say,LD,$@)
+	$(Q)$(CLANG) -pthread -fsanitize=fuzzer,address,undefined -o $@ $^ $(PACKAGE_LIBS)
+
+-include $(patsubst %.c,build/fuzz/obj/%.d,$(LIB_SRC) $(FUZZ_SRC))
+
+# ---- install ---------------------------------------------------------------
+
+D = $(DESTDIR)$(PREFIX)
+install: all
+	$(call say,INST,$(D))
+	$(Q)install -d $(D)/bin $(D)/include $(D)/lib/infill $(D)/lib/pkgconfig
+	$(Q)install -m 755 $(B)/infill $(D)/bin/infill
+	$(Q)install -m 644 $(B)/libinfill-attach.so $(D)/lib/infill/
+	$(Q)install -m 644 lib/include/infill.h $(D)/include/
+	$(Q)install -m 644 $(STATIC) $(SHARED) $(D)/lib/
+	$(Q)ln -sf libinfill.so.$(VERSION) $(D)/lib/libinfill.so.$(SOVERSION)
+	$(Q)ln -sf libinfill.so.$(SOVERSION) $(D)/lib/libinfill.so
+	$(call write_pc,$(D)/lib/pkgconfig/libinfill.pc,$${prefix}/include,$${prefix}/lib)
+	$(Q)for page in $(MAN); do \
+		install -D -m 644 $$page $(D)/share/man/man$${page##*.}/$${page##*/} || exit; done
+	$(Q)scripts/man-aliases $(D)/share/man/man3
+
+uninstall:
+	rm -rf $(D)/bin/infill $(D)/lib/infill $(D)/include/infill.h $(D)/lib/libinfill.* \
+		$(D)/lib/pkgconfig/libinfill.pc $(D)/share/man/man*/infill*.[137]
+
+# What was downloaded (build/guest, build/apt) and the logs stay.
+clean:
+	rm -rf build/obj build/test build/bench build/fuzz build/examples build/asan build/tsan \
+		build/infill build/libinfill*
