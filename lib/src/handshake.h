@@ -7,12 +7,14 @@
 #ifndef INFILL_HANDSHAKE_H
 #define INFILL_HANDSHAKE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "infill.h"
 
 #define HANDSHAKE_MAX 65536 /* bytes of JSON */
+#define HANDSHAKE_DEPTH 8   /* nested arrays and objects */
 
 enum handshake_kind {
 	HANDSHAKE_VM,    /* regions: with one fd, the userfaultfd */
@@ -20,6 +22,23 @@ enum handshake_kind {
 	HANDSHAKE_HDR,   /* {"infill": "hdr"} */
 	HANDSHAKE_CACHE, /* {"infill": "cache"}: answered by {"infill":"cache"} with a memfd */
 };
+
+/*
+ * Where a message ends: quotes and brackets are counted, nothing is
+ * understood.  All zero at the start.
+ */
+struct handshake_scan {
+	size_t length; /* bytes seen */
+	char first;    /* '[' or '{', 0: only white space so far */
+	bool string, escape, whole;
+	unsigned depth;
+};
+
+/*
+ * Look at LENGTH more bytes.  0: the message is whole; -EAGAIN: it goes on;
+ * -EPROTO: it cannot become a message, text by err_set().
+ */
+int handshake_scan(struct handshake_scan *scan, const char *bytes, size_t length);
 
 /*
  * Parse a whole message.  For HANDSHAKE_VM a new MEMORY is given to the
@@ -31,5 +50,14 @@ enum handshake_kind {
  */
 int handshake_parse(const char *json, size_t length, uint64_t image_bytes,
 		    struct infill_memory **memory);
+
+/*
+ * Write the message that describes MEMORY to BUFFER, without a NUL.  Its
+ * length, or -ENOSPC.
+ */
+int handshake_write(char *buffer, size_t size, const struct infill_memory *memory);
+
+/* Connect to PATH, waiting until DEADLINE (CLOCK_MONOTONIC ns; UINT64_MAX: none). An fd or -errno. */
+int handshake_connect(const char *path, uint64_t deadline);
 
 #endif
