@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * demand.c: from an event to an installed page.  Internal.  This is the path
+ * that a vCPU waits for: nothing here may block, and a fault whose page is
+ * not in memory must not hold up the next.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ahead.h"
+#include "cache.h"
+#include "demand.h"
+#include "err.h"
+#include "fill.h"
+#include "image.h"
+#include "pool.h"
+#include "uffd.h"
+
+#define READ_WINDOW (64u << 10) /* read for one fault that is not in the page cache */
+#define READS_MAX 64            /* demand chunks under way; more faults wait */
+
+static int add_waiting(struct infill_session *s, uint64_t page, uint64_t since, bool minor)
+{
+	if (s->waiting_count == s->waiting_size) {
+		unsigned size = s->waiting_size ? 2 * s->waiting_size : PAGEMAP_EVENTS;
+		struct waiting *w = realloc(s->waiting, size * sizeof(*w));
+
+		if (!w)
+			return err_set(-ENOMEM, "memory: no room for a fault");
+		s->waiting = w;
+		s->waiting_size = size;
+	}
+	s->waiting[s->waiting_count++] =
+		(struct waiting){ .page = page, .since = since, .minor = minor };
+	return 0;
+}
+
+void demand_settled(struct infill_session *s, uint64_t page, uint64_t count)
+{
+	uint64_t now = 0;
+
+	for (unsigned i = 0; i < s->waiting_count;) {
+		struct waiting *w = &s->waiting[i];
+
+		if (w->page - page >= count) {
+			i++;
+			continue;
+		}
+		if (!now)
+			now = stats_now();
+		histogram_record(&s->pm.stats->latency, now - w->since);
+		/* Keep the order of arrival. */
+		memmove(w, w + 1, (--s->waiting_count - i) * sizeof(*w));
+	}
+}
+
+/*
+ * How many pages from PAGE on to install for a fault there: more than one
+ * only where faults come one behind the other.  A recording wants to see
+ * every first touch.
+ */
+static uint64_t stream_window(struct infill_session *s, uint64_t page)
+{
+	struct stream *t;
+
+	if (s->recording)
+		return 1;
+	for (t = s->stream; t < s->stream + STREAMS; t++) {
+		if (t->next != page || !t->window)
+			continue;
+		if (t->window < STREAM_WINDOW_MAX)
+			t->window *= 2;
+		t->next = page + t->window;
+		return t->window;
+	}
+	s->stream[s->stream_turn++ % STREAMS] = (struct stream){ .next = page + 1, .window = 1 };
+	return 1;
+}
+
+/* The run to install for a fault at PAGE: what is missing of the stream's window. */
+static uint64_t run_for(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t want = r->page_size == SMALL_PAGE ? stream_window(s, page) : 1;
+	uint64_t room = r->first + r->pages - page;
+
+	return pagemap_run(&s->pm, page, want < room ? want : room, PAGE_MISSING);
+}
+
+/* A chunk that is read for another fault and brings PAGE as well, or NULL. */
+static struct chunk *chunk_under_way(const struct infill_session *s, uint64_t page)
+{
+	for (unsigned i = 0; i < s->waiting_count; i++) {
+		struct chunk *c = s->waiting[i].chunk;
+
+		if (c && page - c->page < c->count)
+			return c;
+	}
+	return NULL;
+}
+
+static struct chunk *read_for_demand(struct infill_session *s, const struct pagemap_region *r,
+				     uint64_t page, uint64_t count)
+{
+	struct chunk *c = s->demand_reading < READS_MAX ? chunk_read(s, r, page, count, WHY_DEMAND) :
+							   NULL;
+
+	s->demand_reading += c != NULL;
+	return c;
+}
+
+/* Ask the disk.  The window around the page, because its neighbours are likely next. */
+static int read_slowly(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	uint64_t per = READ_WINDOW / r->page_size ? READ_WINDOW / r->page_size : 1;
+	uint64_t first = w->page - (w->page - r->first) % per;
+	uint64_t end = r->first + r->pages;
+
+	w->chunk = chunk_under_way(s, w->page);
+	if (w->chunk)
+		return 0;
+	w->chunk = read_for_demand(s, r, first, end - first < per ? end - first : per);
+	if (!w->chunk)
+		return -EAGAIN;
+	stats_add(&s->pm.stats->slow_reads, 1);
+	return 0;
+}
+
+/* Does nobody need to look for the page in the image? */
+static bool in_hole(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t offset = pagemap_offset(r, page), end;
+
+	return image_hole(s->image, offset, &end) && end - offset >= r->page_size;
+}
+
+static int cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		  uint64_t count)
+{
+	uint64_t done;
+	size_t have = cache_present(s->cache, pagemap_offset(r, page), count);
+
+	return have ? fill_cached(s, r, page, have, WHY_DEMAND, &done) : -ENOENT;
+}
+
+/*
+ * The buffer for a huge page is not at hand: it takes the way of a slow read,
+ * whose completion comes at once when the page is in memory.
+ */
+static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	uint64_t page = w->page, count = run_for(s, r, page), done;
+	char *hot = pool_buffer(s->thread);
+	int err;
+
+	if (s->cache) {
+		err = cached(s, r, page, count);
+		if (err != -ENOENT)
+			return err;
+	}
+	if (r->page_size > SMALL_PAGE)
+		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+	err = image_read_now(s->image, pagemap_offset(r, page), hot, count * r->page_size);
+	if (err && count > 1) {
+		count = 1;
+		err = image_read_now(s->image, pagemap_offset(r, page), hot, r->page_size);
+	}
+	switch (err) {
+	case 0:
+		stats_add(&s->pm.stats->read_bytes, count * r->page_size);
+		return fill_data(s, r, page, count, hot, false, WHY_DEMAND, &done);
+	case -EAGAIN:
+		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+	case -ESTALE:
+		session_fail(s, err);
+		return err;
+	}
+	return fill_poison(s, r, page, err);
+}
+
+/* Serve one fault, or start to.  -EAGAIN: later.  Its entry goes when the page is settled. */
+static int serve_one(struct infill_session *s, struct waiting *w)
+{
+	const struct pagemap_region *r = pagemap_region(&s->pm, w->page);
+
+	switch (pagemap_get(&s->pm, w->page)) {
+	case PAGE_PRESENT:
+		if (w->minor)
+			return fill_again(s, r, w->page);
+		return fill_zero(s, r, w->page);
+	case PAGE_REMOVED:
+		return fill_zero(s, r, w->page);
+	case PAGE_POISONED:
+		return fill_poison(s, r, w->page, -EIO);
+	default:
+		return serve_missing(s, r, w);
+	}
+}
+
+/* Entry I was of PAGE: the next to look at.  What is settled is gone, duplicates with it. */
+static unsigned entry_after(const struct infill_session *s, unsigned i, uint64_t page)
+{
+	return i + (i < s->waiting_count && s->waiting[i].page == page);
+}
+
+void demand_serve(struct infill_session *s)
+{
+	unsigned i = 0;
+
+	while (i < s->waiting_count && !s->over) {
+		uint64_t page = s->waiting[i].page;
+
+		if (!s->waiting[i].chunk && serve_one(s, &s->waiting[i]))
+			return;
+		i = entry_after(s, i, page);
+	}
+}
+
+static void remove_range(struct infill_session *s, uint64_t start, uint64_t end)
+{
+	for (unsigned i = 0; i < s->pm.header->regions; i++) {
+		const struct pagemap_region *r = &s->pm.header->region[i];
+		uint64_t from = start > r->hva ? start : r->hva;
+		uint64_t to = end < r->hva + r->length ? end : r->hva + r->length;
+		uint64_t first, count;
+		int err;
+
+		if (from >= to)
+			continue;
+		/* madvise() works on whole pages; round inwards all the same. */
+		first = r->first + (from - r->hva + r->page_size - 1) / r->page_size;
+		count = r->first + (to - r->hva) / r->page_size;
+		count = count > first ? count - first : 0;
+		stats_add(&s->pm.stats->removed, count);
+		err = pagemap_move(&s->pm, first, count, PAGE_REMOVED);
+		if (err)
+			session_fail(s, err);
+	}
+}
+
+static void apply_removes(struct infill_session *s)
+{
+	for (unsigned i = 0; i < PAGEMAP_EVENTS && s->pm.events[i].event; i++) {
+		const struct uffd_msg *m = &s->pm.events[i];
+
+		if (m->event == UFFD_EVENT_REMOVE || m->event == UFFD_EVENT_UNMAP)
+			remove_range(s, m->arg.remove.start, m->arg.remove.end);
+	}
+}
+
+static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64_t now)
+{
+	bool minor = m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+	const struct pagemap_region *r;
+	uint64_t page;
+	int err;
+
+	stats_add(&s->pm.stats->faults, 1);
+	r = pagemap_find(&s->pm, m->arg.pagefault.address, &page);
+	if (!r) {
+		session_fail(s, err_set(-EFAULT,
+					"userfaultfd: a fault at 0x%llx, which is in none of the "
+					"regions that the VMM named",
+					(unsigned long long)m->arg.pagefault.address));
+		return;
+	}
+	if (s->recording && pagemap_get(&s->pm, page) == PAGE_MISSING)
+		recording_add(s->pm.recording, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
+			      (uint32_t)(r->page_size / IMAGE_PAGE), now);
+	err = add_waiting(s, page, now, minor);
+	if (err)
+		session_fail(s, err);
+}
+
+static void add_faults(struct infill_session *s)
+{
+	uint64_t now = stats_now();
+
+	for (unsigned i = 0; i < PAGEMAP_EVENTS && s->pm.events[i].event; i++)
+		if (s->pm.events[i].event == UFFD_EVENT_PAGEFAULT) {
+			s->demand_ns = now;
+			add_fault(s, &s->pm.events[i], now);
+		}
+}
+
+/* The events are applied: a process that dies from here on need not know them. */
+static void clear_events(struct infill_session *s)
+{
+	unsigned n = 0;
+
+	/* Orders the states before the cleared events, as a resuming process sees them. */
+	atomic_thread_fence(memory_order_release);
+	while (n < PAGEMAP_EVENTS && s->pm.events[n].event)
+		n++;
+	memset(s->pm.events, 0, n * sizeof(*s->pm.events));
+}
+
+void demand_events(struct infill_session *s)
+{
+	int n = uffd_read(s->uffd, s->pm.events, PAGEMAP_EVENTS);
+
+	if (n < 0) {
+		session_fail(s, err_set(n, "userfaultfd: cannot read events: %m"));
+		return;
+	}
+	if (!n)
+		return;
+	/* A fault can be read before a REMOVE that came earlier. */
+	apply_removes(s);
+	if (!s->over)
+		add_faults(s);
+	clear_events(s);
+	session_check_resident(s);
+	demand_serve(s);
+}
+
+void demand_resume(struct infill_session *s)
+{
+	apply_removes(s);
+	clear_events(s);
+	for (unsigned i = 0; i < s->pm.header->regions; i++)
+		uffd_wake(s->uffd, s->pm.header->region[i].hva, s->pm.header->region[i].length);
+}
+
+/* Only the pages that were asked for: the rest of the window is in the page cache now. */
+static void install_read(struct infill_session *s, struct chunk *c)
+{
+	unsigned i = 0;
+
+	while (i < s->waiting_count && !s->over) {
+		struct waiting *w = &s->waiting[i];
+		uint64_t page = w->page, done;
+
+		if (w->chunk == c) {
+			w->chunk = NULL;
+			if (pagemap_get(&s->pm, page) != PAGE_MISSING)
+				serve_one(s, w);
+			else
+				fill_data(s, c->region, page, 1,
+					  c->data + (page - c->page) * c->region->page_size, false,
+					  WHY_DEMAND, &done);
+		}
+		i = entry_after(s, i, page);
+	}
+}
+
+/* Something in the window could not be read: find out whether it is a page that was asked for. */
+static void read_failed(struct infill_session *s, struct chunk *c)
+{
+	unsigned i = 0;
+
+	while (i < s->waiting_count && !s->over) {
+		struct waiting *w = &s->waiting[i];
+		uint64_t page = w->page;
+
+		if (w->chunk == c) {
+			w->chunk = NULL;
+			if (c->count > 1)
+				w->chunk = read_for_demand(s, c->region, page, 1);
+			else if (pagemap_get(&s->pm, page) == PAGE_MISSING)
+				fill_poison(s, c->region, page, c->read.result);
+			else
+				serve_one(s, w);
+		}
+		i = entry_after(s, i, page);
+	}
+}
+
+void demand_read_done(struct infill_session *s, struct chunk *c)
+{
+	s->demand_reading--;
+	if (c->read.result == -ESTALE) {
+		session_fail(s, err_set(-ESTALE, "%s: changed while it was served",
+					image_name(s->image)));
+	} else if (c->read.result) {
+		read_failed(s, c);
+	} else {
+		stats_add(&s->pm.stats->read_bytes, c->read.length);
+		install_read(s, c);
+	}
+	chunk_free(c);
+}

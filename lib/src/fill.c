@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fill.c: installs, one run at a time, and what the kernel answers.  Internal.
+ * Speed matters here: each line is on the path of a demand fault.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cache.h"
+#include "demand.h"
+#include "err.h"
+#include "fill.h"
+#include "image.h"
+#include "uffd.h"
+
+#define NO_MEMORY_NS 5000000000u /* so long may installs fail with ENOMEM */
+
+/* How a run of pages gets in. */
+enum how { HOW_COPY, HOW_ZERO, HOW_CONTINUE, HOW_POISON };
+
+/* A huge page of zeros to copy from: hugetlb has no UFFDIO_ZEROPAGE. */
+static const void *zeros(void)
+{
+	static _Atomic(const void *) shared;
+	const void *z = shared, *expected = NULL;
+
+	if (z)
+		return z;
+	z = mmap(NULL, HUGE_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (z == MAP_FAILED)
+		return NULL;
+	if (atomic_compare_exchange_strong(&shared, &expected, z))
+		return z;
+	munmap((void *)(uintptr_t)z, HUGE_PAGE);
+	return expected;
+}
+
+static int install(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		   uint64_t count, const void *data, enum how how, uint64_t *done)
+{
+	uint64_t hva = pagemap_hva(r, page), length = count * r->page_size;
+	int err;
+
+	if (how == HOW_ZERO && r->backing == INFILL_BACKING_HUGETLB) {
+		data = zeros();
+		how = HOW_COPY;
+		length = r->page_size; /* one at a time: there is one page of zeros */
+		if (!data)
+			return *done = 0, -ENOMEM;
+	}
+	switch (how) {
+	case HOW_COPY:
+		err = uffd_copy(s->uffd, hva, data, length, done);
+		break;
+	case HOW_ZERO:
+		err = uffd_zero(s->uffd, hva, length, done);
+		break;
+	case HOW_CONTINUE:
+		err = uffd_continue(s->uffd, hva, length, done);
+		break;
+	default:
+		err = uffd_poison(s->uffd, hva, length, done);
+		break;
+	}
+	*done /= r->page_size;
+	return err;
+}
+
+static void count_installed(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			    uint64_t count, enum how how, enum why why)
+{
+	static const enum timeline_class class[] = {
+		[WHY_DEMAND] = TIMELINE_DEMAND,
+		[WHY_TRACE] = TIMELINE_TRACE,
+		[WHY_REST] = TIMELINE_REST,
+	};
+	struct stats *st = s->pm.stats;
+
+	if (how == HOW_POISON) {
+		stats_add(&st->poisoned, count);
+	} else {
+		stats_add(why == WHY_DEMAND ? &st->demand_pages :
+			  why == WHY_TRACE  ? &st->trace_pages :
+					      &st->rest_pages,
+			  count);
+		stats_add(&st->bytes, count * r->page_size);
+		if (how == HOW_ZERO)
+			stats_add(&st->zero_pages, count);
+	}
+	if (s->timeline)
+		timeline_install(s->timeline, stats_now(), pagemap_offset(r, page),
+				 count * r->page_size,
+				 how == HOW_ZERO   ? TIMELINE_ZERO :
+				 how == HOW_POISON ? TIMELINE_POISON :
+						     class[why]);
+}
+
+/* The kernel is short of memory: wait a while, it may be a passing limit. */
+static int no_memory(struct infill_session *s, const struct pagemap_region *r)
+{
+	uint64_t now = stats_now();
+
+	if (!s->no_memory_ns)
+		s->no_memory_ns = now;
+	if (r->backing != INFILL_BACKING_HUGETLB && now - s->no_memory_ns < NO_MEMORY_NS)
+		return -EAGAIN;
+	return err_set(-ENOMEM, "memory: cannot install a page: %s",
+		       r->backing == INFILL_BACKING_HUGETLB ?
+			       "no huge page is free: raise vm.nr_hugepages" :
+			       "no memory within the limits of the VMM's control group");
+}
+
+/*
+ * One page stopped an install with ERR.  0: it is settled, go on behind it;
+ * else stop.  The page is in PAGE_FILLING.
+ */
+static int settle_odd(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		      int err)
+{
+	switch (err) {
+	case -EEXIST: /* somebody was first; a thread may wait for it all the same */
+		stats_add(&s->pm.stats->duplicates, 1);
+		err = pagemap_move(&s->pm, page, 1, PAGE_PRESENT);
+		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+		demand_settled(s, page, 1);
+		return err;
+	case -ENOENT: /* the VMM has unmapped it: nobody can wait for it */
+		err = pagemap_move(&s->pm, page, 1, PAGE_MISSING);
+		if (!err)
+			err = pagemap_move(&s->pm, page, 1, PAGE_REMOVED);
+		demand_settled(s, page, 1);
+		return err;
+	case -ENOMEM:
+		err = no_memory(s, r);
+		break;
+	}
+	return err;
+}
+
+/* What stopped a run for good, after the rest of it was put back. */
+static int stop(struct infill_session *s, int err)
+{
+	switch (err) {
+	case -EAGAIN:
+		s->retries++;
+		stats_add(&s->pm.stats->retries, 1);
+		return err;
+	case -EFAULT:
+		return err;
+	case -ESRCH:
+		session_end(s);
+		return err;
+	}
+	session_fail(s, err);
+	return err;
+}
+
+/* Install a run of missing pages, all in one way. */
+static int put(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	       uint64_t count, const char *data, enum how how, enum why why, uint64_t *settled)
+{
+	int err = pagemap_move(&s->pm, page, count, PAGE_FILLING);
+
+	for (*settled = 0; !err && *settled < count;) {
+		uint64_t at = page + *settled, n;
+		enum page_state to = how == HOW_POISON ? PAGE_POISONED : PAGE_PRESENT;
+
+		err = install(s, r, at, count - *settled,
+			      data ? data + *settled * r->page_size : NULL, how, &n);
+		if (n) {
+			int moved = pagemap_move(&s->pm, at, n, to);
+
+			s->retries = 0;
+			s->no_memory_ns = 0;
+			count_installed(s, r, at, n, how, why);
+			demand_settled(s, at, n);
+			*settled += n;
+			err = moved ? moved : err;
+		}
+		if (err) {
+			err = settle_odd(s, r, page + *settled, err);
+			*settled += !err;
+		}
+	}
+	if (!err)
+		return 0;
+	if (*settled < count)
+		pagemap_move(&s->pm, page + *settled, count - *settled, PAGE_MISSING);
+	return stop(s, err);
+}
+
+/* Zero pages that nobody touched: the kernel gives zeros by itself, later. */
+static int leave_zero(struct infill_session *s, uint64_t page, uint64_t count)
+{
+	int err = pagemap_move(&s->pm, page, count, PAGE_REMOVED);
+
+	if (err)
+		session_fail(s, err);
+	return err;
+}
+
+static int put_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		    uint64_t count, const char *data, bool zero, enum why why, uint64_t *settled)
+{
+	int err = 0;
+
+	if (zero && why == WHY_REST) {
+		*settled = count;
+		return leave_zero(s, page, count);
+	}
+	if (zero)
+		return put(s, r, page, count, NULL, HOW_ZERO, why, settled);
+	if (!s->cache)
+		return put(s, r, page, count, data, HOW_COPY, why, settled);
+	*settled = 0;
+	err = cache_put(s->cache, pagemap_offset(r, page), data, count * r->page_size);
+	if (err == -EFAULT)
+		return err;
+	if (err) {
+		session_fail(s, err);
+		return err;
+	}
+	return put(s, r, page, count, NULL, HOW_CONTINUE, why, settled);
+}
+
+/* Which of the pages are zero; 0 or -EFAULT. */
+static int find_zeros(const struct pagemap_region *r, uint64_t count, const char *data, bool mapped,
+		      bool *zero)
+{
+	if (mapped)
+		return image_zero_map(data, r->page_size, count, zero) ? -EFAULT : 0;
+	for (uint64_t i = 0; i < count; i++)
+		zero[i] = image_is_zero(data + i * r->page_size, r->page_size);
+	return 0;
+}
+
+int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	      uint64_t count, const void *data, bool mapped, enum why why, uint64_t *done)
+{
+	bool zero[SLICE_MAX / SMALL_PAGE];
+	int err = 0;
+
+	for (*done = 0; !err && *done < count;) {
+		uint64_t left = count - *done, n = 1, settled;
+		const char *from = (const char *)data + *done * r->page_size;
+
+		left = left < SLICE_MAX / SMALL_PAGE ? left : SLICE_MAX / SMALL_PAGE;
+		err = find_zeros(r, left, from, mapped, zero);
+		for (uint64_t i = 0; !err && i < left; i += n) {
+			n = pagemap_run(&s->pm, page + *done, left - i, PAGE_MISSING);
+			if (!n) { /* filled meanwhile */
+				n = 1;
+				++*done;
+				continue;
+			}
+			for (uint64_t k = 1; k < n; k++)
+				if (zero[i + k] != zero[i])
+					n = k;
+			err = put_data(s, r, page + *done, n, from + i * r->page_size, zero[i], why,
+				       &settled);
+			*done += settled;
+		}
+	}
+	session_check_resident(s);
+	return err;
+}
+
+int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		uint64_t count, enum why why, uint64_t *done)
+{
+	int err = 0;
+
+	for (*done = 0; !err && *done < count;) {
+		uint64_t n = pagemap_run(&s->pm, page + *done, count - *done, PAGE_MISSING), settled = 1;
+
+		if (n)
+			err = put(s, r, page + *done, n, NULL, HOW_CONTINUE, why, &settled);
+		*done += settled;
+	}
+	session_check_resident(s);
+	return err;
+}
+
+/* A removed page becomes present again; a present one stays so: it was dropped, or is there. */
+static int zero_over(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t n;
+	int err = install(s, r, page, 1, NULL, HOW_ZERO, &n);
+
+	if (!err)
+		count_installed(s, r, page, 1, HOW_ZERO, WHY_DEMAND);
+	if (err == -EEXIST || err == -ENOENT ||
+	    (err == -ENOMEM && pagemap_get(&s->pm, page) == PAGE_PRESENT)) {
+		/* Huge pages may be used up although this one is there: let the thread see. */
+		stats_add(&s->pm.stats->duplicates, err == -EEXIST);
+		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+		err = 0;
+	} else if (err == -ENOMEM) {
+		err = no_memory(s, r);
+	}
+	if (err)
+		return stop(s, err);
+	s->retries = 0;
+	s->no_memory_ns = 0;
+	if (pagemap_get(&s->pm, page) == PAGE_REMOVED)
+		err = pagemap_move(&s->pm, page, 1, PAGE_PRESENT);
+	demand_settled(s, page, 1);
+	return err;
+}
+
+int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t settled;
+	int err;
+
+	if (pagemap_get(&s->pm, page) != PAGE_MISSING)
+		return zero_over(s, r, page);
+	err = put(s, r, page, 1, NULL, HOW_ZERO, WHY_DEMAND, &settled);
+	session_check_resident(s);
+	return err;
+}
+
+int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t n;
+	int err = install(s, r, page, 1, NULL, HOW_CONTINUE, &n);
+
+	if (err == -EEXIST) {
+		stats_add(&s->pm.stats->duplicates, 1);
+		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+		err = 0;
+	}
+	if (err)
+		return stop(s, err);
+	demand_settled(s, page, 1);
+	return 0;
+}
+
+int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64_t page, int error)
+{
+	uint64_t n, offset = pagemap_offset(r, page);
+	char text[160];
+	int err;
+
+	if (pagemap_get(&s->pm, page) == PAGE_POISONED) { /* touched again */
+		err = install(s, r, page, 1, NULL, HOW_POISON, &n);
+		if (err && err != -EEXIST)
+			return stop(s, err);
+		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+		demand_settled(s, page, 1);
+		return 0;
+	}
+	err = pagemap_move(&s->pm, page, 1, PAGE_FILLING);
+	if (!err)
+		err = install(s, r, page, 1, NULL, HOW_POISON, &n);
+	if (!err)
+		err = pagemap_move(&s->pm, page, 1, PAGE_POISONED);
+	else if (err == -EEXIST || err == -ENOENT)
+		return settle_odd(s, r, page, err);
+	if (err) {
+		pagemap_move(&s->pm, page, 1, PAGE_MISSING);
+		if (err == -EINVAL || err == -ENOTTY)
+			err = err_set(-EOPNOTSUPP,
+				      "%s: offset %llu cannot be read (%s), and this kernel cannot "
+				      "poison the page: it needs Linux 6.6",
+				      image_name(s->image), (unsigned long long)offset,
+				      strerror(-error));
+		return stop(s, err);
+	}
+	count_installed(s, r, page, 1, HOW_POISON, WHY_DEMAND);
+	demand_settled(s, page, 1);
+	snprintf(text, sizeof(text), "offset %llu, %llu bytes: cannot be read (%s): poisoned",
+		 (unsigned long long)offset, (unsigned long long)r->page_size, strerror(-error));
+	session_event(s, INFILL_EVENT_POISON, error, offset, r->page_size, text);
+	session_check_resident(s);
+	return 0;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fill.h: move pages into the guest and settle their states.
+ * Internal; called on the session's thread only.
+ *
+ * All return 0, or
+ *   -EAGAIN  installs have to wait for an event to be read (the pages that
+ *            are left stay missing); session->retries counts how often
+ *   -EFAULT  the source, a mapping of the image, cannot be read any more
+ * Every other failure ends the session here and returns its error.
+ */
+#ifndef INFILL_FILL_H
+#define INFILL_FILL_H
+
+#include <stdint.h>
+
+#include "session.h"
+
+/*
+ * Install those of COUNT pages from PAGE on that are missing; DATA is their
+ * content, MAPPED says that it is image_map()'s.  Zero pages are not copied,
+ * and if nobody touched them (WHY_REST) not even installed.  *DONE: pages
+ * that are settled, from the first on.
+ */
+int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	      uint64_t count, const void *data, bool mapped, enum why why, uint64_t *done);
+
+/* Map pages that the cache has. */
+int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		uint64_t count, enum why why, uint64_t *done);
+
+/* Install zeros for a page that was removed, or that is in a hole, or was dropped. */
+int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
+
+/* Map a present page of the cache again. */
+int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
+
+/* The page cannot be read, because of ERROR: the guest must see a memory error there. */
+int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64_t page, int error);
+
+#endif

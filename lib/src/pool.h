@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pool.h: the threads that run sessions.  A session is one thread's, for
+ * good.  Internal.
+ */
+#ifndef INFILL_POOL_H
+#define INFILL_POOL_H
+
+#include "infill.h"
+#include "reader.h"
+
+struct pool_thread;
+
+/* Give a session to the thread that has the fewest. */
+int pool_add(struct infill_pool *pool, struct infill_session *s);
+
+/* Take it back: returns when the thread has let go of it. */
+void pool_remove(struct infill_session *s);
+
+/* For the session's thread: its reader, and a buffer of SLICE_MAX bytes for one install. */
+struct reader *pool_reader(struct pool_thread *t);
+char *pool_buffer(struct pool_thread *t);
+
+#endif

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * session.c: the life of one VM's session, and its public face.  Internal but
+ * for the functions of infill.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ahead.h"
+#include "demand.h"
+#include "err.h"
+#include "image.h"
+#include "memory.h"
+#include "options.h"
+#include "pool.h"
+#include "session.h"
+#include "uffd.h"
+
+#define RECORD_SETTLE_NS 1000000000u
+#define RECORD_TIME_NS 30000000000u
+#define RECORD_PAGES 262144u
+#define RECORD_PAGES_MAX (64u << 20)
+
+/* ---- what the other modules report; on the session's thread ------------- */
+
+void session_event(struct infill_session *s, enum infill_event_kind kind, int error,
+		   uint64_t offset, uint64_t length, const char *text)
+{
+	struct infill_event e = {
+		.kind = kind,
+		.error = error,
+		.offset = offset,
+		.length = length,
+		.text = text ? text : "",
+	};
+
+	if (s->options.event)
+		s->options.event(s, &e, s->options.event_arg);
+}
+
+void session_reach(struct infill_session *s, enum infill_wait what)
+{
+	pthread_mutex_lock(&s->lock);
+	s->reached |= 1u << what;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void session_fail(struct infill_session *s, int code)
+{
+	if (s->over)
+		return;
+	s->over = true;
+	pthread_mutex_lock(&s->lock);
+	s->error = code;
+	strncpy(s->text, err_text(), sizeof(s->text) - 1);
+	pthread_mutex_unlock(&s->lock);
+	timeline_mark(s->timeline, stats_now(), "error");
+	session_event(s, INFILL_EVENT_ERROR, code, 0, 0, s->text);
+	session_reach(s, INFILL_WAIT_END);
+}
+
+void session_end(struct infill_session *s)
+{
+	if (s->ended)
+		return;
+	s->ended = true;
+	s->over = true;
+	timeline_mark(s->timeline, stats_now(), "end");
+	session_event(s, INFILL_EVENT_ENDED, 0, 0, 0, NULL);
+	session_reach(s, INFILL_WAIT_END);
+}
+
+/*
+ * Nothing is missing: from now on the kernel alone gives the guest what it
+ * needs, and huge pages can form.  Pages that read as zero need no install.
+ * Memory of a cache stays registered: a page that the VMM gives up would
+ * otherwise show the image again.
+ */
+static void make_independent(struct infill_session *s)
+{
+	if (s->cache)
+		return;
+	for (unsigned i = 0; i < s->pm.header->regions; i++) {
+		const struct pagemap_region *r = &s->pm.header->region[i];
+
+		/* Fails where the VMM has unmapped it, and then there is nothing to do. */
+		uffd_unregister(s->uffd, r->hva, r->length);
+	}
+	s->pm.header->independent = 1;
+}
+
+void session_check_resident(struct infill_session *s)
+{
+	if (s->pm.missing || s->resident || s->over)
+		return;
+	s->resident = true;
+	make_independent(s);
+	if (stats_mark(&s->pm.stats->resident_ns, stats_now()))
+		timeline_mark(s->timeline, stats_now(), "resident");
+	session_event(s, INFILL_EVENT_RESIDENT, 0, 0, 0, NULL);
+	session_reach(s, INFILL_WAIT_RESIDENT);
+}
+
+/* ---- recording ----------------------------------------------------------- */
+
+static void save_recording(struct infill_session *s)
+{
+	const struct recording *r = s->pm.recording;
+	int err = trace_save(s->record_path, &s->pm.header->image, (const uint32_t *)r->page,
+			     r->count);
+
+	session_event(s, err ? INFILL_EVENT_TRACE_FAILED : INFILL_EVENT_RECORDED, err, 0,
+		      r->count * IMAGE_PAGE, err ? err_text() : NULL);
+	session_reach(s, INFILL_WAIT_RECORDED);
+}
+
+static void *save_thread(void *arg)
+{
+	save_recording(arg);
+	return NULL;
+}
+
+static void close_recording(struct infill_session *s)
+{
+	s->recording = false;
+	s->pm.recording->closed = 1;
+	timeline_mark(s->timeline, stats_now(), "recorded");
+	/* Writing waits for the disk, and faults must not. */
+	s->saving = !pthread_create(&s->save_thread, NULL, save_thread, s);
+	if (!s->saving)
+		save_recording(s);
+}
+
+uint64_t session_recording(struct infill_session *s, uint64_t now)
+{
+	const struct recording_limits limits = {
+		.settle_ns = s->options.record_settle_ns,
+		.time_ns = s->options.record_time_ns,
+		.pages = s->options.record_pages,
+	};
+
+	if (!recording_over(s->pm.recording, &limits, now))
+		return recording_next(s->pm.recording, &limits, now);
+	close_recording(s);
+	return 0;
+}
+
+/* ---- starting ------------------------------------------------------------ */
+
+static int check_options(const struct infill_session_options *o)
+{
+	if (o->fill > INFILL_FILL_NONE)
+		return err_set(-EINVAL, "session: fill is %u: use INFILL_FILL_*", o->fill);
+	if (o->trace && o->record)
+		return err_set(-EINVAL, "session: a trace is either recorded or replayed, not both");
+	if (o->record_pages > RECORD_PAGES_MAX)
+		return err_set(-EINVAL, "session: record_pages is %llu: %u at most",
+			       (unsigned long long)o->record_pages, RECORD_PAGES_MAX);
+	return 0;
+}
+
+static int check_memory(const struct infill_memory *memory, const struct infill_image *image,
+			bool cache)
+{
+	if (!memory->count)
+		return err_set(-EINVAL, "memory: has no region");
+	for (unsigned i = 0; i < memory->count; i++) {
+		const struct infill_region *r = &memory->region[i];
+
+		if (r->offset > infill_image_bytes(image) ||
+		    r->length > infill_image_bytes(image) - r->offset)
+			return err_set(-ERANGE,
+				       "%s: has %llu bytes, but a region of %llu bytes begins at %llu: "
+				       "it is not the memory file of this VM",
+				       image_name(image),
+				       (unsigned long long)infill_image_bytes(image),
+				       (unsigned long long)r->length, (unsigned long long)r->offset);
+		if (cache && r->page_size != SMALL_PAGE)
+			return err_set(-EINVAL, "memory: a cache needs regions of 4 KiB pages");
+	}
+	return 0;
+}
+
+static void set_defaults(struct infill_session_options *o)
+{
+	if (!o->record_settle_ns)
+		o->record_settle_ns = RECORD_SETTLE_NS;
+	if (!o->record_time_ns)
+		o->record_time_ns = RECORD_TIME_NS;
+	if (!o->record_pages)
+		o->record_pages = RECORD_PAGES;
+}
+
+static int copy_fd(int fd)
+{
+	return fd > 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+}
+
+/* Take copies of all that the options point to. */
+static int own_options(struct infill_session *s)
+{
+	struct infill_session_options *o = &s->options;
+
+	s->cache = o->cache;
+	s->watch_fd = copy_fd(o->watch_fd);
+	if (o->watch_fd > 0 && s->watch_fd < 0)
+		return err_set(-errno, "session: watch_fd: %m");
+	if (o->timeline_fd > 0) {
+		int err = timeline_new(&s->timeline, o->timeline_fd);
+
+		if (err)
+			return err;
+	}
+	if (o->record) {
+		s->record_path = strdup(o->record);
+		if (!s->record_path)
+			return err_set(-ENOMEM, "session: %m");
+	}
+	o->record = NULL;
+	return 0;
+}
+
+/* A trace that cannot be used is reported and ignored. */
+static void load_trace(struct infill_session *s)
+{
+	int err;
+
+	if (!s->options.trace)
+		return;
+	err = trace_load(&s->trace, s->options.trace, &s->pm.header->image);
+	s->options.trace = NULL;
+	if (err)
+		session_event(s, INFILL_EVENT_TRACE_IGNORED, err, 0, 0, err_text());
+}
+
+static void session_free(struct infill_session *s)
+{
+	if (s->saving)
+		pthread_join(s->save_thread, NULL);
+	timeline_free(s->timeline);
+	trace_free(&s->trace);
+	pagemap_close(&s->pm);
+	if (s->uffd >= 0)
+		close(s->uffd);
+	if (s->watch_fd >= 0)
+		close(s->watch_fd);
+	free(s->record_path);
+	free(s->waiting);
+	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
+
+static int session_new(struct infill_session **session, struct infill_image *image,
+		       const struct infill_session_options *options)
+{
+	struct infill_session *s = calloc(1, sizeof(*s));
+	pthread_condattr_t attr;
+	int err;
+
+	if (!s)
+		return err_set(-ENOMEM, "session: %m");
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	s->image = image;
+	s->uffd = s->watch_fd = s->pm.fd = -1;
+	s->ready_tail = &s->ready;
+	err = options_copy(&s->options, sizeof(s->options), options, "infill_session_options");
+	if (!err)
+		err = check_options(&s->options);
+	if (!err) {
+		set_defaults(&s->options);
+		err = own_options(s);
+	}
+	if (err)
+		session_free(s);
+	else
+		*session = s;
+	return err;
+}
+
+/* The state is mapped: begin to count, to record, to replay. */
+static void begin(struct infill_session *s, bool resumed)
+{
+	struct stats *st = s->pm.stats;
+	const struct recording *r = s->pm.recording;
+
+	s->resident = s->pm.header->independent;
+	stats_mark(&st->start_ns, stats_now());
+	stats_add(&st->resumes, resumed);
+	timeline_mark(s->timeline, stats_now(), resumed ? "resumed" : "start");
+	s->recording = s->record_path && !r->closed;
+	load_trace(s);
+	if (s->record_path ? r->closed : 1)
+		s->reached |= 1u << INFILL_WAIT_RECORDED;
+	if (!s->trace.count || s->options.fill == INFILL_FILL_NONE)
+		s->reached |= 1u << INFILL_WAIT_TRACE;
+	if (s->resident)
+		s->reached |= 1u << INFILL_WAIT_RESIDENT;
+}
+
+/* Everything from an open userfaultfd (owned by S) and a state file on. */
+static int open_session(struct infill_session *s, struct infill_pool *pool,
+			const struct infill_memory *memory, int state_fd)
+{
+	struct infill_identity image;
+	bool resumed;
+	int err;
+
+	infill_image_identity(s->image, &image);
+	err = infill_image_check(s->image);
+	if (!err)
+		err = pagemap_open(&s->pm, state_fd, memory, &image,
+				   s->record_path ? s->options.record_pages : 0, &resumed);
+	if (err)
+		return err;
+	begin(s, resumed);
+	return pool_add(pool, s);
+}
+
+static int new_state(void)
+{
+	int fd = memfd_create("infill-state", MFD_CLOEXEC);
+
+	return fd < 0 ? err_set(-errno, "state file: memfd_create: %m") : fd;
+}
+
+int infill_session_adopt_state(struct infill_session **session, struct infill_pool *pool,
+			       const struct infill_memory *memory, struct infill_image *image,
+			       int uffd, int state_fd, const struct infill_session_options *options)
+{
+	struct infill_session *s = NULL;
+	int err = session_new(&s, image, options);
+
+	if (err)
+		return err;
+	if (memory)
+		err = check_memory(memory, image, s->cache != NULL);
+	if (!err) {
+		s->uffd = uffd_adopt(uffd);
+		err = s->uffd < 0 ? s->uffd : 0;
+	}
+	if (!err)
+		err = open_session(s, pool, memory, state_fd);
+	if (err)
+		session_free(s);
+	else
+		*session = s;
+	return err;
+}
+
+int infill_session_resume(struct infill_session **session, struct infill_pool *pool,
+			  struct infill_image *image, int uffd, int state_fd,
+			  const struct infill_session_options *options)
+{
+	return infill_session_adopt_state(session, pool, NULL, image, uffd, state_fd, options);
+}
+
+int infill_session_adopt(struct infill_session **session, struct infill_pool *pool,
+			 const struct infill_memory *memory, struct infill_image *image, int uffd,
+			 const struct infill_session_options *options)
+{
+	int state_fd = new_state(), err;
+
+	if (state_fd < 0)
+		return state_fd;
+	err = infill_session_adopt_state(session, pool, memory, image, uffd, state_fd, options);
+	close(state_fd);
+	return err;
+}
+
+static int register_all(int uffd, const struct infill_memory *memory, bool minor)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < memory->count && !err; i++)
+		err = uffd_register(uffd, memory->region[i].hva, memory->region[i].length, minor);
+	return err;
+}
+
+int infill_session_start(struct infill_session **session, struct infill_pool *pool,
+			 const struct infill_memory *memory, struct infill_image *image,
+			 const struct infill_session_options *options)
+{
+	bool minor = options && options->size > offsetof(struct infill_session_options, cache) &&
+		     options->cache;
+	int uffd, err = check_memory(memory, image, minor);
+
+	if (err)
+		return err;
+	uffd = infill_host_userfaultfd(UFFD_FEATURE_EVENT_REMOVE |
+				       (minor ? UFFD_FEATURE_MINOR_SHMEM : 0));
+	if (uffd < 0)
+		return uffd;
+	err = register_all(uffd, memory, minor);
+	if (!err)
+		err = infill_session_adopt(session, pool, memory, image, uffd, options);
+	close(uffd);
+	return err;
+}
+
+/* ---- any thread ----------------------------------------------------------- */
+
+int infill_session_state_fd(const struct infill_session *s)
+{
+	return s->pm.fd;
+}
+
+int infill_session_uffd(const struct infill_session *s)
+{
+	return s->uffd;
+}
+
+static struct timespec deadline(int timeout_ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += timeout_ms / 1000;
+	t.tv_nsec += timeout_ms % 1000 * 1000000L;
+	if (t.tv_nsec >= 1000000000) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000;
+	}
+	return t;
+}
+
+int infill_session_wait(struct infill_session *s, enum infill_wait what, int timeout_ms)
+{
+	const unsigned end = 1u << INFILL_WAIT_END;
+	struct timespec until = deadline(timeout_ms < 0 ? 0 : timeout_ms);
+	int err = 0;
+
+	if (what < INFILL_WAIT_TRACE || what > INFILL_WAIT_END)
+		return err_set(-EINVAL, "session: wait for %d: use INFILL_WAIT_*", (int)what);
+	pthread_mutex_lock(&s->lock);
+	while (!(s->reached & (1u << what | end)) && !err)
+		err = timeout_ms < 0 ? pthread_cond_wait(&s->changed, &s->lock) :
+				       pthread_cond_timedwait(&s->changed, &s->lock, &until);
+	if (s->reached & 1u << what)
+		err = what == INFILL_WAIT_END ? s->error : 0;
+	else if (s->reached & end)
+		err = s->error ? s->error : -ECANCELED;
+	else
+		err = -ETIMEDOUT;
+	if (err)
+		err_set(err, "%s", s->error ? s->text : err == -ETIMEDOUT ? "session: timed out" :
+									 "session: ended before");
+	pthread_mutex_unlock(&s->lock);
+	return err;
+}
+
+int infill_session_mark(struct infill_session *s, enum infill_mark mark)
+{
+	uint64_t now = stats_now();
+	bool restored = mark == INFILL_MARK_RESTORED;
+
+	if (!restored && mark != INFILL_MARK_FIRST_WORK)
+		return err_set(-EINVAL, "session: mark %d: use INFILL_MARK_*", (int)mark);
+	stats_mark(restored ? &s->pm.stats->restored_ns : &s->pm.stats->first_work_ns, now);
+	return 0;
+}
+
+int infill_session_counters(const struct infill_session *s, struct infill_counters *counters)
+{
+	int err = stats_read(s->pm.stats, counters);
+
+	if (!err && counters->size >= offsetof(struct infill_counters, faults))
+		counters->pages = s->pm.header->pages;
+	return err;
+}
+
+int infill_session_write_latency(const struct infill_session *s, int fd)
+{
+	return histogram_write(&s->pm.stats->latency, fd);
+}
+
+int infill_session_error(const struct infill_session *session, const char **text)
+{
+	struct infill_session *s = (struct infill_session *)(uintptr_t)session;
+	int err;
+
+	pthread_mutex_lock(&s->lock);
+	err = s->error;
+	if (text)
+		*text = s->text; /* set once, before `error` */
+	pthread_mutex_unlock(&s->lock);
+	return err;
+}
+
+void infill_session_stop(struct infill_session *s)
+{
+	if (!s)
+		return;
+	pool_remove(s);
+	if (s->recording)
+		save_recording(s);
+	session_free(s);
+}

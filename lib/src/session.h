@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * session.h: one VM: what its modules share.
+ *
+ * A session is run by one pool thread.  Everything in the struct below the
+ * line is that thread's alone; the rest is set before the thread sees the
+ * session, or covered by `lock`.  The way of a page:
+ *
+ *   demand.c  events -> faults that wait  \
+ *                                          fill.c -> uffd.c -> guest memory
+ *   queue.c   what to fill next -> ahead.c /
+ *
+ * Demand comes first: ahead.c installs one slice at a time, and only when no
+ * fault waits for anything but a slow read.  That the same thread reads events
+ * and installs is what makes REMOVE safe: reading a REMOVE lets the VMM's
+ * madvise() go on, and an install by another thread that had looked at the
+ * page's state just before would then put old content where zero has to be.
+ * Internal.
+ */
+#ifndef INFILL_SESSION_H
+#define INFILL_SESSION_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "infill.h"
+#include "pagemap.h"
+#include "queue.h"
+#include "reader.h"
+#include "timeline.h"
+#include "trace.h"
+
+#define SMALL_PAGE 4096u
+#define HUGE_PAGE (2u << 20)
+#define SLICE_MAX (256u << 10)    /* bytes installed between two looks at the events */
+#define SLICE_DEMAND (16u << 10)  /* ... while faults keep coming */
+#define DEMAND_RECENT_NS 20000000 /* "keep coming": one in this time */
+
+struct chunk;
+
+/* A fault that is not served yet. */
+struct waiting {
+	uint64_t page;
+	uint64_t since; /* ns, when its event was read */
+	bool minor;     /* the page is in the cache, only not mapped */
+	struct chunk *chunk; /* that is on its way for it; NULL: to be tried again */
+};
+
+/* Faults at consecutive pages: fill in growing runs, as read-ahead does. */
+struct stream {
+	uint64_t next;
+	uint32_t window; /* pages */
+};
+
+#define STREAMS 8
+#define STREAM_WINDOW_MAX 64
+
+enum why { WHY_DEMAND, WHY_TRACE, WHY_REST };
+
+/* A run of pages whose content is on its way, or here and not yet installed. */
+struct chunk {
+	struct reader_request read; /* first: reader_reap() gives it back */
+	struct infill_session *session;
+	struct chunk *next;
+	const struct pagemap_region *region;
+	uint64_t page, count; /* pages */
+	uint64_t done;        /* of them */
+	enum why why;
+	const char *data; /* content of `page`; NULL while it is read */
+	bool mapped;      /* data is image_map()'s; else `read.buffer` */
+	bool cached;      /* the cache has the content: data is not needed */
+};
+
+struct infill_session {
+	struct infill_image *image;
+	struct infill_cache *cache; /* minor mode */
+	struct infill_session_options options;
+	struct pool_thread *thread;
+	int uffd;
+	int watch_fd;
+	char *record_path;
+	struct timeline *timeline;
+	struct pagemap pm;
+
+	pthread_mutex_t lock; /* the rest down to the line */
+	pthread_cond_t changed;
+	unsigned reached; /* 1 << enum infill_wait */
+	int error;
+	char text[512];
+	bool detached; /* the pool thread has let go of it */
+	/* ---- */
+	struct infill_session *next; /* in its thread's list */
+	bool over;     /* ended, failed or leaving: nothing is filled any more */
+	bool ended;    /* the VMM is gone */
+	bool resident; /* nothing is missing */
+	bool leaving; /* infill_session_stop() waits for its reads to end */
+	unsigned under_way; /* chunks that the reader has */
+	struct waiting *waiting;
+	unsigned waiting_count, waiting_size;
+	struct stream stream[STREAMS];
+	unsigned stream_turn;
+	uint64_t demand_ns;      /* when the last fault was read */
+	uint64_t no_memory_ns;   /* since when installs fail with ENOMEM; 0: they do not */
+	unsigned retries;        /* in a row, because of EAGAIN; 0: none needed */
+	unsigned demand_reading; /* demand chunks under way */
+	struct queue queue;
+	struct trace trace;
+	bool recording;
+	bool saving; /* save_thread runs */
+	pthread_t save_thread;
+	struct chunk *ready, **ready_tail; /* ahead of demand, content is here */
+	uint64_t ahead_bytes;              /* ahead of demand, under way or ready */
+	unsigned trace_reading;            /* chunks of the trace under way */
+	bool trace_told;                   /* that all of it is in */
+};
+
+/* session.c: what the other modules report. */
+
+/* The session cannot go on: CODE with the text of err_set(), or of CODE. */
+void session_fail(struct infill_session *s, int code);
+
+/* The VMM is gone. */
+void session_end(struct infill_session *s);
+
+/* Tell the callback; TEXT may be NULL. */
+void session_event(struct infill_session *s, enum infill_event_kind kind, int error,
+		   uint64_t offset, uint64_t length, const char *text);
+
+void session_reach(struct infill_session *s, enum infill_wait what);
+
+/* Call after pages were settled: notices that none is missing. */
+void session_check_resident(struct infill_session *s);
+
+/* Close the recording window if it is over; ns until it has to be asked again. */
+uint64_t session_recording(struct infill_session *s, uint64_t now);
+
+#endif
