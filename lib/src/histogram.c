@@ -6,11 +6,12 @@
  * text is that of its outputPercentileDistribution(), to the column: its
  * plotters read it.  Change neither.
  * A reader sees a writer's stores in any order, so each count that a result
- * depends on is read once.
+ * depends on is read once.  No libm: three lines here spare every user of the
+ * static library a flag.
  */
 #include <errno.h>
+#include <float.h>
 #include <locale.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -101,15 +102,19 @@ uint64_t histogram_count(const struct histogram *h)
 /* How many values are at or below PERCENT: rounded up, at least one. */
 static uint64_t rank_of(double percent, uint64_t count)
 {
-	double rank;
+	double exact;
+	uint64_t rank;
 
 	if (!(percent > 0))
 		return 1;
 	if (percent >= 100)
 		return count;
 	/* A step down, so that 99.9 % of 1000 is the 999th for all that 99.9 is no binary fraction. */
-	rank = ceil(nextafter(percent, 0) * (double)count / 100);
-	return rank < 1 ? 1 : rank > (double)count ? count : (uint64_t)rank;
+	exact = percent * (1 - DBL_EPSILON / 2) * (double)count / 100;
+	rank = (uint64_t)exact;
+	if (exact > (double)rank)
+		rank++;
+	return !rank ? 1 : rank > count ? count : rank;
 }
 
 uint64_t histogram_percentile(const struct histogram *h, double percent)
@@ -157,12 +162,14 @@ static double microseconds(uint64_t ns)
 	return (double)ns / 1000;
 }
 
-/* The next percentile to print: the distance to 100 % is halved, each half has TICKS rows. */
+/* The next percentile to print: each half of the distance to 100 % has TICKS rows. */
 static double next_level(double level)
 {
-	double halvings = floor(log2(100 / (100 - level))) + 1;
+	double half = 50;
 
-	return level + 100 / (TICKS * exp2(halvings));
+	while (100 - level <= half)
+		half /= 2;
+	return level + half / TICKS;
 }
 
 /*
@@ -191,6 +198,22 @@ static void rows_body(struct rows *rows)
 			1.0, (unsigned long long)rows->count);
 }
 
+/* Newton's: falls from above until it no longer can. */
+static double square_root(double square)
+{
+	double root = square > 1 ? square : 1;
+
+	if (!(square > 0))
+		return 0;
+	for (;;) {
+		double next = (root + square / root) / 2;
+
+		if (next >= root)
+			return root;
+		root = next;
+	}
+}
+
 static double rows_deviation(const struct rows *rows, double mean)
 {
 	double squares = 0;
@@ -200,7 +223,7 @@ static double rows_deviation(const struct rows *rows, double mean)
 
 		squares += (double)rows->bucket[i] * (middle - mean) * (middle - mean);
 	}
-	return sqrt(squares / (double)rows->count);
+	return square_root(squares / (double)rows->count);
 }
 
 static void rows_footer(struct rows *rows)

@@ -7,6 +7,7 @@
  * buffered and written whole, so that several sessions can share one file
  * that was opened with O_APPEND.  A write that fails ends the log silently:
  * it is an aid and must not harm the guest.
+ * Internal; any thread may call everything but timeline_free().
  */
 #ifndef INFILL_TIMELINE_H
 #define INFILL_TIMELINE_H
@@ -24,7 +25,11 @@ enum timeline_class {
 
 struct timeline; /* opaque; NULL everywhere: no log */
 
-int timeline_new(struct timeline **timeline, int fd); /* FD is duplicated */
+/*
+ * FD is duplicated.  -EINVAL: not a regular file (a pipe or a terminal can
+ * make the pager wait for whoever reads it); else as fcntl(2).
+ */
+int timeline_new(struct timeline **timeline, int fd);
 void timeline_install(struct timeline *t, uint64_t ns, uint64_t offset, uint64_t bytes,
 		      enum timeline_class class);
 void timeline_mark(struct timeline *t, uint64_t ns, const char *mark);
