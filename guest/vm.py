@@ -5,7 +5,9 @@
 Every wait has a time limit, and its error says what was waited for. To support another
 architecture add a line to MACHINES here and one to ARCHES in build.
 """
+import contextlib
 import ctypes
+import fcntl
 import glob
 import json
 import os
@@ -25,8 +27,8 @@ MEMORY_MIB = 512
 
 # uname -m: program, machine, CPU under TCG, console
 MACHINES = {
-    "x86_64": ("qemu-system-x86_64", "q35", "max", "ttyS0"),
-    "aarch64": ("qemu-system-aarch64", "virt", "max", "ttyAMA0"),
+    "x86_64": ("qemu-system-x86_64", "q35", "max", "ttyS0,115200"),
+    "aarch64": ("qemu-system-aarch64", "virt", "max", "ttyAMA0,115200"),
 }
 OLDEST_QEMU = (9, 0)
 PR_SET_PDEATHSIG = 1
@@ -65,6 +67,57 @@ def qemu_version():
     return text
 
 
+class Closed(Failure):
+    """QEMU closed its end, most likely because it ended."""
+
+
+class WorkDirectory:
+    """A directory under build/guest for one run; locked for as long as its maker lives."""
+
+    def __init__(self, keep=False):
+        os.makedirs(OUT, exist_ok=True)
+        self.keep = keep
+        self.path = tempfile.mkdtemp(prefix="run-", dir=OUT)
+        self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def file(self, name):
+        """A path inside."""
+        return os.path.join(self.path, name)
+
+    def remove(self):
+        """Remove it with all that is in it, unless it is to be kept."""
+        if self.lock is None:
+            return
+        if not self.keep:
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
+        self.lock = None
+
+
+def remove_stale_directories():
+    """Remove what drivers that were killed with -9 left: directories that nobody has locked."""
+    for path in glob.glob(os.path.join(OUT, "run-*")):
+        fd = None
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Leave a young one alone: its maker may be about to lock it.
+            if time.time() - os.fstat(fd).st_mtime > 10:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+
 class Lines:
     """A stream of lines over a socket that QEMU connects to, read with a deadline."""
 
@@ -95,7 +148,7 @@ class Lines:
         try:
             self.socket.sendall(data)
         except OSError as error:
-            raise Failure(f"{self.name}: write to QEMU: {error.strerror or error}") from None
+            raise Closed(f"{self.name}: write to QEMU: {error.strerror or error}") from None
 
     def read(self, what, deadline):
         """Return the next line without its end."""
@@ -110,7 +163,7 @@ class Lines:
             except OSError:
                 more = b""
             if not more:
-                raise Failure(f"{self.name}: QEMU closed it while {what} was waited for")
+                raise Closed(f"{self.name}: QEMU closed it while {what} was waited for")
             self.data += more
         line, self.data = self.data.split(b"\n", 1)
         return line.decode(errors="replace").rstrip("\r")
@@ -128,9 +181,11 @@ class Vm:
     memory      the file that is guest memory (share=on); made by QEMU when it is not there
     incoming    True: starts empty and waits for restore()
     prefix      a command that runs QEMU, such as `infill attach ... --`
+    work        the directory for its sockets, and in which it runs; None: one of its own
     """
 
-    def __init__(self, memory, incoming=False, prefix=(), env=None, accel="tcg", cpus=1, log=None):
+    def __init__(self, memory, incoming=False, prefix=(), env=None, accel="tcg", cpus=1, log=None,
+                 work=None):
         self.memory = os.path.abspath(memory)
         self.incoming = incoming
         self.prefix = list(prefix)
@@ -138,7 +193,8 @@ class Vm:
         self.accel = accel
         self.cpus = cpus
         self.log = log
-        self.directory = None
+        self.work = work
+        self.owns_work = work is None
         self.process = None
         self.qemu_pid = None
         self.qmp = self.serial = None
@@ -163,9 +219,9 @@ class Vm:
         return self.prefix + line + (["-incoming", "defer"] if self.incoming else [])
 
     def __enter__(self):
-        os.makedirs(OUT, exist_ok=True)
-        self.directory = tempfile.mkdtemp(prefix="run-", dir=OUT)
         try:
+            if self.owns_work:
+                self.work = WorkDirectory()
             self.start()
         except BaseException:
             self.end()
@@ -177,11 +233,11 @@ class Vm:
 
     def start(self):
         """Spawn QEMU and take its QMP greeting."""
-        self.qmp, self.serial = Lines(self.directory, "qmp"), Lines(self.directory, "serial")
-        with open(os.path.join(self.directory, "stderr"), "wb") as errors:
+        self.qmp, self.serial = Lines(self.work.path, "qmp"), Lines(self.work.path, "serial")
+        with open(self.work.file("stderr"), "wb") as errors:
             self.spawned_ns = time.monotonic_ns()
             self.process = subprocess.Popen(
-                self.command(), cwd=self.directory, env=self.env, stdin=subprocess.DEVNULL,
+                self.command(), cwd=self.work.path, env=self.env, stdin=subprocess.DEVNULL,
                 stdout=errors, stderr=errors, preexec_fn=die_with_parent)
         deadline = time.monotonic() + 30
         # QEMU opens its character devices in the order of the command line.
@@ -189,12 +245,12 @@ class Vm:
         self.serial.accept(self.check_alive, deadline)
         peer = self.qmp.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         self.qemu_pid = int.from_bytes(peer[:4], "little")
-        self.qmp.read("the QMP greeting", deadline)
+        self.read(self.qmp, "the QMP greeting", deadline)
         self.call("qmp_capabilities")
 
     def errors(self):
         """What QEMU, or the prefix, wrote to stderr."""
-        with open(os.path.join(self.directory, "stderr"), encoding="utf-8", errors="replace") as text:
+        with open(self.work.file("stderr"), encoding="utf-8", errors="replace") as text:
             return text.read().strip()
 
     def check_alive(self):
@@ -205,6 +261,16 @@ class Vm:
             raise Failure(f"{self.command()[0]}: ended with status {status}"
                           + (f": {said[-1]}" if said else ""))
 
+    def read(self, lines, what, deadline):
+        """Read a line; when QEMU has ended, fail with what it said last."""
+        try:
+            return lines.read(what, deadline)
+        except Closed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+            self.check_alive()
+            raise
+
     def call(self, name, timeout=30, **arguments):
         """Run one QMP command; events that come before its answer are passed over."""
         request = {"execute": name}
@@ -213,7 +279,7 @@ class Vm:
         self.qmp.send(json.dumps(request).encode() + b"\n")
         deadline = time.monotonic() + timeout
         while True:
-            answer = json.loads(self.qmp.read(f"the answer to {name}", deadline))
+            answer = json.loads(self.read(self.qmp, f"the answer to {name}", deadline))
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
@@ -256,17 +322,13 @@ class Vm:
         """Return the next serial line that starts with @start; other lines are the kernel's."""
         deadline = time.monotonic() + timeout
         while True:
-            line = self.serial.read(f"the guest's line `{start}`", deadline)
+            line = self.read(self.serial, f"the guest's line `{start}`", deadline)
             if self.log:
                 self.log(line)
             if line.startswith(start):
                 return line
             if line.startswith(("BAD ", "DEAD ", "unknown ")) or "Kernel panic" in line:
                 raise Failure(f"guest: {line}")
-
-    def go(self):
-        """Send the guest a request."""
-        self.serial.send(b"go\n")
 
     def quit(self):
         """Ask QEMU to end and wait for it."""
@@ -296,43 +358,35 @@ class Vm:
         for lines in (self.qmp, self.serial):
             if lines:
                 lines.close()
-        if self.directory:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self.owns_work and self.work:
+            self.work.remove()
 
 
 def probe_kvm():
-    """True where KVM runs this guest; tried once, as /dev/kvm says nothing about it."""
-    cache = os.path.join(OUT, "kvm")
+    """Return (works, why not); tried once per kernel and QEMU, as /dev/kvm says nothing about it."""
+    cache = os.path.join(OUT, "kvm.json")
     key = f"{platform.release()} {qemu_version()}"
     try:
         with open(cache, encoding="utf-8") as file:
-            known, answer = file.read().rsplit("\n", 1)
-            if known == key:
-                return answer == "yes"
-    except (OSError, ValueError):
+            known = json.load(file)
+        if known["key"] == key:
+            return known["works"], known["why"]
+    except (OSError, ValueError, KeyError):
         pass
-    works = os.access("/dev/kvm", os.R_OK | os.W_OK) and try_kvm()
+    works, why = try_kvm()
     with open(cache, "w", encoding="utf-8") as file:
-        file.write(key + "\n" + ("yes" if works else "no"))
-    return works
+        json.dump({"key": key, "works": works, "why": why}, file)
+    return works, why
 
 
 def try_kvm():
-    """Boot under KVM until the guest answers."""
-    memory = tempfile.mktemp(prefix="kvm-", dir=OUT)
-    try:
-        with Vm(memory, accel="kvm") as vm:
-            vm.expect("filled", 20)
-            return True
-    except Failure:
-        return False
-    finally:
-        if os.path.exists(memory):
-            os.unlink(memory)
-
-
-def remove_stale_runs():
-    """Remove the directories that killed drivers left; a live one has its sockets in use."""
-    for directory in glob.glob(os.path.join(OUT, "run-*")):
-        if time.time() - os.stat(directory).st_mtime > 3600:
-            shutil.rmtree(directory, ignore_errors=True)
+    """Boot under KVM until the guest answers; a KVM that runs no Linux guest does not count."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False, "/dev/kvm: not there, or no permission"
+    with WorkDirectory() as work:
+        try:
+            with Vm(work.file("memory"), accel="kvm") as guest:
+                guest.expect("filled", 20)
+        except Failure as failure:
+            return False, str(failure)
+    return True, ""
