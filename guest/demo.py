@@ -244,11 +244,12 @@ def demo(options):
     for way in options.ways:
         restore.need(*restore.WAYS[way].needs)
     vm.remove_stale_directories()
-    options.accel = choose_accel(options.accel)
     note = Progress(1)
     with contextlib.ExitStack() as stack:
         stack.callback(note.clear)
-        note.step("booting and saving the guest, once")
+        note.step("making, booting and saving the guest, once")
+        vm.build_guest()
+        options.accel = choose_accel(options.accel)
         snapshot = snapshots.Snapshot(options.accel, options.cpus).ensure()
     info = machine.describe()
     runs = run_all(options, snapshot)

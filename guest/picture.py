@@ -243,8 +243,8 @@ def draw(runs, cache, memory):
     scale = Scale(max(run["first_work_ms"] for run in chosen.values()) * 1.12)
     y = BARS_TOP + BAR_STEP * len(chosen) + PANEL_HEAD + 12
     body = [text(LEFT, 34, "How long until a restored Linux guest does useful work", "title"),
-            text(LEFT, 56, f"{memory >> 20} MiB guest in an unmodified QEMU, {cache} page cache; "
-                 "the median run of each. The pale part of a bar lasts until the restore returned.", "soft")]
+            text(LEFT, 56, f"{memory >> 20} MiB guest, unmodified QEMU, {cache} page cache, the "
+                 "median run of each. Pale: until the restore returned.", "soft")]
     body += draw_bars(chosen, scale)
     kinds = set()
     for way, title in WAYS:

@@ -67,6 +67,14 @@ def qemu_version():
     return text
 
 
+def build_guest():
+    """Make what of build/guest is missing or old."""
+    done = subprocess.run([os.path.join(HERE, "build")], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=600, check=False)
+    if done.returncode:
+        raise Failure(done.stderr.strip() or f"guest/build: exit {done.returncode}")
+
+
 class Closed(Failure):
     """QEMU closed its end, most likely because it ended."""
 
