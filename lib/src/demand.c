@@ -376,6 +376,7 @@ void demand_read_done(struct infill_session *s, struct chunk *c)
 		read_failed(s, c);
 	} else {
 		stats_add(&s->pm.stats->read_bytes, c->read.length);
+		c->data = c->read.buffer;
 		install_read(s, c);
 	}
 	chunk_free(c);
