@@ -52,6 +52,7 @@ struct fakevmm_run {
 	_Atomic unsigned touching;
 	_Atomic bool stop;
 	_Atomic bool over;
+	_Atomic bool abandoned;
 	pthread_t watchdog;
 };
 
@@ -286,6 +287,8 @@ static void judge_sigbus(struct worker *worker, uint64_t page, uint64_t state)
 
 static void fail_hang(struct worker *worker, uint64_t page)
 {
+	if (atomic_load(&worker->vmm->run->abandoned))
+		return;
 	fail(worker->vmm, "page %llu (image offset 0x%llx, address %p): not served, thread %u waits",
 	     (unsigned long long)page, (unsigned long long)fakevmm_offset(worker->vmm, page),
 	     (void *)fakevmm_page(worker->vmm, page), worker->number);
@@ -520,6 +523,8 @@ static void watch_worker(struct worker *worker, uint64_t now)
 	uint64_t since = atomic_load(&worker->since);
 	uint64_t waited = since && now > since ? now - since : 0;
 
+	if (waited > 50000000 && atomic_load(&worker->vmm->run->abandoned) && !worker->remover)
+		pthread_kill(worker->thread, SIGUSR1);
 	if (waited < hang_ns())
 		return;
 	if (worker->remover)
@@ -598,6 +603,37 @@ void fakevmm_stop(struct fakevmm *vmm)
 
 	if (run && !run->load.passes)
 		atomic_store(&run->stop, true);
+}
+
+void fakevmm_abandon(struct fakevmm *vmm)
+{
+	atomic_store(&vmm->run->abandoned, true);
+	atomic_store(&vmm->run->stop, true);
+}
+
+static bool waits_for(const struct fakevmm_run *run, uint64_t page)
+{
+	uint64_t now = fake_now_ns();
+
+	for (unsigned i = 0; i < run->workers; i++) {
+		uint64_t since = atomic_load(&run->worker[i].since);
+
+		if (since && atomic_load(&run->worker[i].page) == page && now > since + 50000000)
+			return true;
+	}
+	return false;
+}
+
+bool fakevmm_wait_waiting(struct fakevmm *vmm, uint64_t page, unsigned timeout_ms)
+{
+	uint64_t end = fake_now_ns() + timeout_ms * 1000000ull;
+
+	while (!waits_for(vmm->run, page)) {
+		if (fake_now_ns() > end)
+			return false;
+		fake_sleep_ms(1);
+	}
+	return true;
 }
 
 int fakevmm_finish(struct fakevmm *vmm)

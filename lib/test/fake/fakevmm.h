@@ -146,6 +146,12 @@ int fakevmm_touch(struct fakevmm *vmm, uint64_t first, uint64_t count);
 /* Let a load without passes come to its end. */
 void fakevmm_stop(struct fakevmm *vmm);
 
+/* End the load under way although threads of it wait for pages: that is no failure. */
+void fakevmm_abandon(struct fakevmm *vmm);
+
+/* Wait until a thread of the load under way waits for PAGE.  False: none does by then. */
+bool fakevmm_wait_waiting(struct fakevmm *vmm, uint64_t page, unsigned timeout_ms);
+
 /* What went wrong first: "page 12 (image offset 0xc000): ..."; "" if nothing. */
 const char *fakevmm_error(const struct fakevmm *vmm);
 

@@ -99,6 +99,7 @@ void rig_prepare(struct rig *rig)
 		.regions = rig->regions,
 	};
 
+	fake_deadline(program_invocation_short_name, 180);
 	pthread_mutex_init(&rig->events.lock, NULL);
 	image_prepare(rig);
 	if (rig->minor) {
@@ -144,6 +145,7 @@ void rig_stop(struct rig *rig)
 	infill_image_close(rig->source);
 	if (!rig->image_made && rig->source_fd <= 0)
 		fakeimage_remove(&rig->image);
+	fake_deadline("", 0);
 }
 
 struct infill_counters rig_counters(const struct rig *rig)
