@@ -204,7 +204,7 @@ class Vm:
         self.work = work
         self.owns_work = work is None
         self.process = None
-        self.qemu_pid = None
+        self.qemu_pid = self.qemu_pidfd = None
         self.qmp = self.serial = None
         self.spawned_ns = None
 
@@ -253,6 +253,7 @@ class Vm:
         self.serial.accept(self.check_alive, deadline)
         peer = self.qmp.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         self.qemu_pid = int.from_bytes(peer[:4], "little")
+        self.qemu_pidfd = os.pidfd_open(self.qemu_pid)
         self.read(self.qmp, "the QMP greeting", deadline)
         self.call("qmp_capabilities")
 
@@ -350,7 +351,7 @@ class Vm:
             raise Failure(f"{self.command()[0]}: still there 20 s after QMP quit") from None
 
     def kill_process(self):
-        """End the process, by QEMU first where a prefix runs it."""
+        """End the process; it may be a prefix that must end its QEMU first."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -360,9 +361,19 @@ class Vm:
             self.process.kill()
             self.process.wait()
 
+    def kill_qemu(self):
+        """End a QEMU that outlived its prefix; by pidfd, as its number may be another's by now."""
+        if self.qemu_pidfd is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.qemu_pidfd, signal.SIGKILL)
+        os.close(self.qemu_pidfd)
+        self.qemu_pidfd = None
+
     def end(self):
         """End QEMU if it still runs, and remove its sockets."""
         self.kill_process()
+        self.kill_qemu()
         for lines in (self.qmp, self.serial):
             if lines:
                 lines.close()
