@@ -20,6 +20,8 @@
 #include "pool.h"
 
 #define AHEAD_BYTES (4u << 20) /* under way or ready, for each session: two huge pages */
+#define RUN_MAX (2u << 20)     /* taken from the queue, and mapped, at a time */
+#define READ_MAX (256u << 10)  /* read at a time */
 
 static struct chunk *chunk_new(struct infill_session *s, const struct pagemap_region *r,
 			       uint64_t page, uint64_t count, enum why why)
@@ -90,17 +92,23 @@ static void retire(struct infill_session *s)
 	chunk_free(c);
 }
 
-/* Have a run read; it counts as under way. */
+/* Have a run read, in pieces; they count as under way. */
 static bool read_run(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count, enum why why)
 {
-	struct chunk *c = chunk_read(s, r, page, count, why);
+	const uint64_t most = READ_MAX / r->page_size ? READ_MAX / r->page_size : 1;
 
-	if (c) {
+	for (uint64_t n; count; page += n, count -= n) {
+		struct chunk *c;
+
+		n = count < most ? count : most;
+		c = chunk_read(s, r, page, n, why);
+		if (!c)
+			return false;
 		s->ahead_bytes += chunk_bytes(c);
 		s->trace_reading += why == WHY_TRACE;
 	}
-	return c != NULL;
+	return true;
 }
 
 /* A chunk that needs no read, from DATA or from the cache. */
@@ -182,7 +190,7 @@ static bool fetch(struct infill_session *s, uint64_t now)
 
 	/* The disk is for faults while one waits for it. */
 	while (!s->over && !s->demand_reading && s->ahead_bytes < AHEAD_BYTES &&
-	       (!s->ready || !s->ready->mapped) && queue_next(s, SLICE_MAX, now, &run)) {
+	       (!s->ready || !s->ready->mapped) && queue_next(s, RUN_MAX, now, &run)) {
 		took = true;
 		if (run.hole) {
 			settle_hole(s, &run); /* up to 64 Ki pages: look at the events now */
