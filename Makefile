@@ -40,9 +40,10 @@ LIB_SRC := $(sort $(wildcard lib/src/*.c))
 CLI_SRC := $(filter-out cli/shim.c,$(sort $(wildcard cli/*.c)))
 SHIM_SRC := $(sort $(wildcard cli/shim.c))
 # What several tests share; a test program takes from it what it needs.
-SUPPORT_SRC := $(sort $(wildcard lib/test/*.c lib/test/support/*.c))
-TEST_SRC := $(sort $(foreach g,unit pager crash bad-input,$(wildcard lib/test/$(g)/*.c))) \
-	$(sort $(wildcard cli/test/*.c))
+SUPPORT_SRC := $(sort $(wildcard lib/test/fake/*.c))
+# Programs in a folder `helper` are run by other tests, from build/test/helper/.
+TEST_SRC := $(sort $(foreach g,unit pager crash bad-input helper,$(wildcard lib/test/$(g)/*.c))) \
+	$(sort $(wildcard cli/test/*.c cli/test/helper/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
@@ -73,7 +74,7 @@ CFLAGS_ALL += -fsanitize=$(SAN) -fno-sanitize-recover=undefined
 LDFLAGS_ALL += -fsanitize=$(SAN)
 endif
 CLI_CPPFLAGS := -DINFILL_LIBEXECDIR='"$(PREFIX)/lib/infill"'
-TEST_CPPFLAGS := -Ilib/test -Ilib/test/support -Icli
+TEST_CPPFLAGS := -Ilib/test/fake -Icli
 FUZZ_FLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 
 ifeq ($(V),0)
@@ -93,7 +94,8 @@ SUPPORT := $(B)/obj/libsupport.a
 ALL := $(if $(LIB_SRC),$(STATIC) $(B)/libinfill.pc) \
 	$(if $(wildcard lib/libinfill.map),$(SHARED)) \
 	$(if $(CLI_SRC),$(B)/infill) $(if $(SHIM_SRC),$(B)/libinfill-attach.so)
-test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst lib/test/%.c,%.c,$(1)))
+test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst cli/test/helper/%.c,helper/%.c,\
+	$(patsubst lib/test/%.c,%.c,$(1))))
 TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t))))
 FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
