@@ -214,22 +214,28 @@ static double square_root(double square)
 	}
 }
 
-static double rows_deviation(const struct rows *rows, double mean)
+static double middle_of(unsigned bucket)
 {
-	double squares = 0;
+	return (double)(lowest_in(bucket) + (1ull << shift_of(bucket) >> 1));
+}
 
-	for (unsigned i = 0; i <= rows->last; i++) {
-		double middle = (double)lowest_in(i) + (double)(1ull << shift_of(i) >> 1);
+/* From the middles of the buckets alone: around the exact mean, one value would deviate. */
+static double rows_deviation(const struct rows *rows)
+{
+	double sum = 0, squares = 0, mean;
 
-		squares += (double)rows->bucket[i] * (middle - mean) * (middle - mean);
-	}
+	for (unsigned i = 0; i <= rows->last; i++)
+		sum += (double)rows->bucket[i] * middle_of(i);
+	mean = sum / (double)rows->count;
+	for (unsigned i = 0; i <= rows->last; i++)
+		squares += (double)rows->bucket[i] * (middle_of(i) - mean) * (middle_of(i) - mean);
 	return square_root(squares / (double)rows->count);
 }
 
 static void rows_footer(struct rows *rows)
 {
 	double mean = rows->count ? (double)rows->sum / (double)rows->count : 0;
-	double deviation = rows->count ? rows_deviation(rows, mean) : 0;
+	double deviation = rows->count ? rows_deviation(rows) : 0;
 
 	fprintf(rows->file, "#[Mean    = %12.3f, StdDeviation   = %12.3f]\n", mean / 1000,
 		deviation / 1000);
