@@ -172,7 +172,7 @@ static void *map(uint64_t size)
 
 struct store *store_create(void)
 {
-	static uint32_t order[STORE_RECORDS];
+	static uint32_t order[STORE_RECORDS], next[STORE_RECORDS];
 	struct store *store = map(sizeof(*store));
 
 	if (!store)
@@ -181,13 +181,13 @@ struct store *store_create(void)
 	if (!store->records)
 		return 0;
 	shuffle(order);
-	for (uint32_t i = 0; i < STORE_RECORDS; i++) {
-		uint32_t page = order[i], next = order[(i + 1) % STORE_RECORDS];
-
-		record_fill(&store->records[page], key_of(page), key_of(next));
-	}
-	for (uint32_t page = 0; page < STORE_RECORDS; page++)
+	for (uint32_t i = 0; i < STORE_RECORDS; i++)
+		next[order[i]] = order[(i + 1) % STORE_RECORDS];
+	/* In the order of addresses: the guest's kernel gives out memory in the order of touches. */
+	for (uint32_t page = 0; page < STORE_RECORDS; page++) {
+		record_fill(&store->records[page], key_of(page), key_of(next[page]));
 		index_insert(store, key_of(page), page);
+	}
 	store->cursor = key_of(order[0]);
 	return store;
 }
