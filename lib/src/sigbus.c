@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <ucontext.h>
 
 #include "err.h"
 #include "infill.h"
@@ -56,8 +57,11 @@ static void handler(int number, siginfo_t *info, void *context)
 	uintptr_t at = (uintptr_t)info->si_addr;
 	struct guard *here = guard;
 
-	if (here && !asynchronous(info) && at >= here->begin && at < here->end)
+	if (here && !asynchronous(info) && at >= here->begin && at < here->end) {
+		/* The jump restores no mask; a runtime around this handler may have blocked all. */
+		pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
 		siglongjmp(here->leave, 1);
+	}
 	pass_on(number, info, context);
 }
 
@@ -68,7 +72,7 @@ bool sigbus_installed(void)
 
 int infill_sigbus_install(void)
 {
-	/* NODEFER: the jump skips what would unblock the signal again. */
+	/* NODEFER: the handler before may itself jump away. */
 	struct sigaction action = {
 		.sa_sigaction = handler,
 		.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK | SA_RESTART,
