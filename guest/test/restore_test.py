@@ -125,6 +125,17 @@ def record_key(page):
     return (x ^ x >> 31).to_bytes(8, "little")
 
 
+def data_pages(path):
+    """How many pages of a file are not all zero."""
+    zero, count = bytes(PAGE), 0
+    with open(path, "rb") as file:
+        for start, end in snapshots.data_extents(file.fileno()):
+            file.seek(start)
+            data = file.read(end - start)
+            count += sum(data[at:at + PAGE] != zero for at in range(0, len(data), PAGE))
+    return count
+
+
 def find_record(path, page):
     """Where in the memory file a record is."""
     key = record_key(page)
@@ -207,8 +218,10 @@ def test_fill_none(context):
         counters = stat(guest)["vms"][0]
         quit_cleanly(guest)
         kinds = classes(guest)
-    expect(counters["faults"] > 30000, f"{counters['faults']} faults for 32768 records")
-    expect(counters["installs"] < counters["pages"], "everything was installed")
+    expect(counters["faults"] > 1000, f"{counters['faults']} faults")
+    expect(counters["installs"] >= 32768, f"{counters['installs']} pages for 32768 records")
+    expect(counters["installs"] < data_pages(context.snapshot.memory),
+           f"{counters['installs']} pages installed: all that the image has")
     expect(not set(kinds) & {"trace", "rest", "poison"}, f"installs by class: {kinds}")
 
 
@@ -221,8 +234,9 @@ def test_fill_all(context):
         snapshots.ask_work(guest, snapshots.reference(2)[1], number=2)
         quit_cleanly(guest)
         kinds = classes(guest)
-    pages = counters["installs"] + counters["duplicates"]
-    expect(pages >= counters["pages"], f"{pages} of {counters['pages']} pages")
+    done = counters["installs"] + counters["duplicates"]
+    data = data_pages(context.snapshot.memory)
+    expect(done >= data, f"{done} pages installed of the {data} that the image has")
     expect(kinds.get("rest"), f"no background fill: {kinds}")
 
 
@@ -231,27 +245,31 @@ def test_trace(context):
     trace = context.work.file("trace")
     with attached(context, "--record", trace) as guest:
         snapshots.ask_work(guest, context.snapshot.expected)
-        before = stat(guest)["vms"][0]["faults"]
+        recorded = stat(guest)["vms"][0]["faults"]
         wait_for("trace", lambda: os.path.exists(trace) and os.path.getsize(trace))
         snapshots.ask_check(guest, context.snapshot.expected)
         quit_cleanly(guest)
-    with attached(context, "--trace", trace) as guest:
+    with attached(context, "--trace", trace, "--fill", "trace") as guest:
+        wait_for("the end of the trace", lambda: stat(guest)["vms"][0]["times"]["trace_done_ns"])
+        before = stat(guest)["vms"][0]["faults"]
         snapshots.ask_work(guest, context.snapshot.expected)
         after = stat(guest)["vms"][0]["faults"]
         snapshots.ask_check(guest, context.snapshot.expected)
         quit_cleanly(guest)
         kinds = classes(guest)
     expect(kinds.get("trace", 0) > 32 << 20, f"installs by class: {kinds}")
-    expect(after * 5 < before, f"{before} faults without the trace, {after} with it")
+    expect((after - before) * 50 < recorded,
+           f"{after - before} faults after the trace was filled, {recorded} without it")
 
 
 def test_fill_trace(context):
-    """attach --trace --fill trace: all data right, nothing but trace and demand installed"""
+    """attach --trace --fill trace, asked at once: all data right, no background fill after it"""
     trace = context.work.file("trace")
     if not os.path.exists(trace):
         raise Skip("needs the trace of test_trace")
     with attached(context, "--trace", trace, "--fill", "trace") as guest:
         ask_all(guest, context.snapshot)
+        time.sleep(1)
         quit_cleanly(guest)
         kinds = classes(guest)
     expect(kinds.get("trace"), f"installs by class: {kinds}")
@@ -322,8 +340,11 @@ def test_attach_killed(context):
 def attach(*words):
     """Run attach to its end."""
     need_infill()
-    return subprocess.run([restore.INFILL, "attach", *words], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=60, check=False)
+    try:
+        return subprocess.run([restore.INFILL, "attach", *words], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        raise AssertionError("infill attach: still there after 30 s") from None
 
 
 def test_never_mapped(context):
