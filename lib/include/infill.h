@@ -40,6 +40,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default)
+
 #define INFILL_VERSION "0.1.0"
 
 /* The version of the library that runs, as "major.minor.patch".  Any thread. */
@@ -57,10 +59,13 @@ const char *infill_error(void);
 struct infill_image;
 
 /*
- * Copy pages to the guest straight from a mapping of the image, which saves
+ * Fill in the background straight from a mapping of the image, which saves
  * one copy of each page.  A mapping of a file that is truncated raises SIGBUS
  * in the thread that looks at it, so this needs infill_sigbus_install() in
- * this process.  Without the flag every read is a system call.
+ * this process.  The image is verified before and again after the kernel
+ * copied from the mapping: somebody who writes to it in those microseconds
+ * ends the session, but the guest may have seen the bytes.  Without the flag,
+ * and for faults always, bytes are read and verified before they are installed.
  */
 #define INFILL_IMAGE_MAP (1u << 0)
 
@@ -214,7 +219,8 @@ enum infill_event_kind {
 	INFILL_EVENT_TRACE_DONE,        /* all of the trace is in guest memory */
 	INFILL_EVENT_RECORDED,          /* the recording window closed, the trace is written */
 	INFILL_EVENT_POISON,            /* pages could not be read, and were poisoned */
-	INFILL_EVENT_RESIDENT,          /* no page is missing any more */
+	INFILL_EVENT_RESIDENT,          /* no page is missing: without a cache, the VM needs
+					   its pager no more, its memory is unregistered */
 	INFILL_EVENT_ENDED,             /* the VMM is gone */
 	INFILL_EVENT_ERROR,             /* the session cannot go on; vCPUs that fault wait */
 };
@@ -228,7 +234,9 @@ struct infill_event {
 };
 
 /*
- * Called on the pool's thread: must not block and must not call back into the
+ * Called on the pool's thread (TRACE_IGNORED: by the function that starts the
+ * session; RECORDED and TRACE_FAILED: by a thread that writes the file, or by
+ * infill_session_stop()): must not block and must not call back into the
  * session, but for infill_session_counters().
  */
 typedef void infill_event_fn(struct infill_session *session, const struct infill_event *event,
@@ -476,6 +484,8 @@ int infill_host_probe(struct infill_host *host);
 
 /* Open a userfaultfd in the best way permitted and do UFFDIO_API with FEATURES; an fd or -errno. */
 int infill_host_userfaultfd(uint64_t features);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }
