@@ -46,7 +46,7 @@ COLUMNS = (
 )
 NOTES = (
     "Times are from the spawn of the command to the event, seen from outside the guest.",
-    "first useful work: a request over 32 MiB of the guest's 128 MiB of data is answered, and right.",
+    "first useful work: a request over 32 of the guest's 128 MiB of data is answered, and right.",
     "faults, guest stall: until then; for (a) QEMU's own minor and major faults, stall unknown.",
     "all data checked: for (c) this includes the wait for its recording window to close.",
     "fully resident: (a) and (b) never are: what the guest did not touch stays on demand.",

@@ -254,8 +254,8 @@ def draw(runs, cache, memory):
             y += PANEL_HEIGHT + PANEL_HEAD + 14
     bottom = y - PANEL_HEAD - 14
     body += draw_axis(scale, bottom, bottom + 5, True)
-    body.append(text((WIDTH + LEFT - RIGHT) / 2, bottom + 40, "milliseconds since the start of QEMU",
-                     "soft", "middle"))
+    body.append(text((WIDTH + LEFT - RIGHT) / 2, bottom + 40,
+                     "milliseconds since the command was started", "soft", "middle"))
     body += draw_legend(bottom + 72, kinds)
     height = bottom + 94
     return "\n".join([

@@ -35,7 +35,7 @@ def process_faults(pid):
 
 
 class Mapped:
-    """(a) QEMU's own: the file is mapped, the kernel reads it. A copy, as the guest writes to it."""
+    """(a) QEMU's own: the file is mapped. A copy of it, as the guest writes to it."""
 
     title = "(a) QEMU's mapped file"
     needs = ()
@@ -237,7 +237,9 @@ def read_timeline(path, start_ns):
 
 def measure(way, guest, snapshot, run):
     """The restore itself."""
-    since = lambda: (time.monotonic_ns() - guest.spawned_ns) / 1e6
+    def since():
+        return (time.monotonic_ns() - guest.spawned_ns) / 1e6
+
     before = process_faults(guest.qemu_pid)
     guest.restore(snapshot.state)
     run["restored_ms"] = since()

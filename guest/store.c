@@ -4,8 +4,8 @@
  *
  * All content follows from constants, so that a copy of this file run on the host foretells every
  * answer of the guest (reference.c), and a wrong byte can be named. Each record's words are the
- * output of a generator seeded by its key; an update adds to one word, and the record's version says
- * how often, so that a page from before the update is as wrong as a page of zeros.
+ * output of a generator seeded by its key; an update adds to one word, and the record's version
+ * says how often, so that a page from before the update is as wrong as a page of zeros.
  *
  * Keep the work per byte light: two additions a word. Under emulation, arithmetic would otherwise
  * hide what the program is for, which is to wait for memory.

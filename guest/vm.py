@@ -382,7 +382,7 @@ class Vm:
 
 
 def probe_kvm():
-    """Return (works, why not); tried once per kernel and QEMU, as /dev/kvm says nothing about it."""
+    """Return (works, why not); tried once per kernel and QEMU: /dev/kvm says nothing."""
     cache = os.path.join(OUT, "kvm.json")
     key = f"{platform.release()} {qemu_version()}"
     try:
