@@ -84,8 +84,10 @@ class Naive(Mapped):
                 [NAIVE, "naive", self.memory], cwd=self.work.path, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=vm.die_with_parent)
         self.report("its socket")
+        with open(self.work.file("report"), "w", encoding="utf-8"):
+            pass
         return {"env": {"LD_PRELOAD": SHIM, "INFILL_ATTACH_IMAGE": self.memory,
-                        "INFILL_ATTACH_SOCKET": "naive"}}
+                        "INFILL_ATTACH_SOCKET": "naive", "INFILL_ATTACH_REPORT": "report"}}
 
     def report(self, what):
         """A line from naive; it answers at once or has ended."""
@@ -104,6 +106,10 @@ class Naive(Mapped):
         return json.loads(self.report("its report"))
 
     def first_work(self, run):
+        with open(self.work.file("report"), encoding="utf-8") as file:
+            said = file.read()
+        if not said.startswith("mapped "):
+            raise vm.Failure(f"shim: {said.strip() or 'did not see the image mapped'}")
         counters = self.ask(signal.SIGUSR1)
         run["faults"] = counters["faults"]
         run["stall_ms"] = counters["stall_ns"] / 1e6
