@@ -23,6 +23,7 @@ SAN ?=
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+LD ?= ld
 CLANG ?= clang
 PKG_CONFIG ?= pkg-config
 
@@ -140,8 +141,17 @@ $(STATIC): $(call objects,$(LIB_SRC)) $(B)/obj/sources
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcsD $@ $(filter %.o,$^)
 
-# --no-undefined-version makes a symbol of the map that does not exist an error,
-# which GNU ld has since 2.40; scripts/test/abi checks it for older ones.
+# What is installed as libinfill.a: one object, whose internal symbols are local
+# so that they cannot clash with a program's own.  Tests use $(STATIC), which has
+# them all.
+$(B)/installed/libinfill.a: $(call objects,$(LIB_SRC)) $(B)/obj/sources
+	$(call say,AR,$@)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && $(LD) -r -o $(@D)/infill.o $(filter %.o,$^) && \
+		objcopy --localize-hidden $(@D)/infill.o && ar rcsD $@ $(@D)/infill.o && \
+		rm $(@D)/infill.o
+
+# That each symbol of the map exists is checked by scripts/test/abi/symbols.py.
 $(SHARED): $(call objects,$(LIB_SRC)) lib/libinfill.map $(B)/obj/sources
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -o $@ $(LDFLAGS_ALL) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) \
@@ -208,7 +218,7 @@ $(B)/examples/%: $(B)/obj/examples/%.o $(STATIC)
 
 # ---- fuzz: clang's libFuzzer, the library built again for it ----------------
 
-build/fuzz/obj/%.o: %.c
+build/fuzz/obj/%.o: %.c Makefile
 	$(call say,FUZZ,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CLANG) $(CPPFLAGS) -D_GNU_SOURCE= -Ilib/include -Ilib/src -std=gnu11 -O1 -g \
@@ -224,13 +234,13 @@ build/fuzz/%: build/fuzz/obj/lib/fuzz/%.o $(patsubst %.c,build/fuzz/obj/%.o,$(LI
 # ---- install ---------------------------------------------------------------
 
 D = $(DESTDIR)$(PREFIX)
-install: all
+install: all $(B)/installed/libinfill.a
 	$(call say,INST,$(D))
 	$(Q)install -d $(D)/bin $(D)/include $(D)/lib/infill $(D)/lib/pkgconfig
 	$(Q)install -m 755 $(B)/infill $(D)/bin/infill
 	$(Q)install -m 644 $(B)/libinfill-attach.so $(D)/lib/infill/
 	$(Q)install -m 644 lib/include/infill.h $(D)/include/
-	$(Q)install -m 644 $(STATIC) $(SHARED) $(D)/lib/
+	$(Q)install -m 644 $(B)/installed/libinfill.a $(SHARED) $(D)/lib/
 	$(Q)ln -sf libinfill.so.$(VERSION) $(D)/lib/libinfill.so.$(SOVERSION)
 	$(Q)ln -sf libinfill.so.$(SOVERSION) $(D)/lib/libinfill.so
 	$(call write_pc,$(D)/lib/pkgconfig/libinfill.pc,$${prefix}/include,$${prefix}/lib)
@@ -245,4 +255,4 @@ uninstall:
 # What was downloaded (build/guest, build/apt) and the logs stay.
 clean:
 	rm -rf build/obj build/test build/bench build/fuzz build/examples build/asan build/tsan \
-		build/infill build/libinfill*
+		build/installed build/infill build/libinfill*
