@@ -147,7 +147,7 @@ class Untraced(Mapped):
     def start_stat(self):
         """Run `infill stat`; its answer is taken later, so that the guest is not kept waiting."""
         self.stat = subprocess.Popen(
-            [INFILL, "stat", "control", "--json"], cwd=self.work.path, stdin=subprocess.DEVNULL,
+            [INFILL, "stat", "--json", "control"], cwd=self.work.path, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=vm.die_with_parent)
 
