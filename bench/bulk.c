@@ -243,9 +243,19 @@ static struct item *add(struct list *l, const struct bench *b, enum backing back
 	return item;
 }
 
+static unsigned threads_most(void)
+{
+	return machine_cpus() < THREADS_MAX ? machine_cpus() : THREADS_MAX;
+}
+
+static void limit_name(char *name, size_t size, unsigned threads)
+{
+	snprintf(name, size, "limit, 2 MiB a call, %u threads", threads);
+}
+
 static void add_limits(struct list *l, const struct bench *b, enum backing backing)
 {
-	unsigned cpus = machine_cpus() < THREADS_MAX ? machine_cpus() : THREADS_MAX;
+	unsigned cpus = threads_most();
 	char name[64];
 
 	if (backing != BACKING_HUGETLB)
@@ -257,7 +267,7 @@ static void add_limits(struct list *l, const struct bench *b, enum backing backi
 	}
 	if (cpus == 1)
 		return;
-	snprintf(name, sizeof(name), "limit, 2 MiB a call, %u threads", cpus);
+	limit_name(name, sizeof(name), cpus);
 	add(l, b, backing, run_limit, name)->threads = cpus;
 }
 
@@ -293,6 +303,18 @@ static void add_ratio(const char *name, enum backing backing, const char *infill
 		ratio_set(name, value, target > 0 ? '>' : 0, target);
 }
 
+/* A session has one thread: what it leaves unused where the limit has them all. */
+static void add_ratio_all_cpus(const char *name, enum backing backing)
+{
+	char limit[64];
+	double value;
+
+	limit_name(limit, sizeof(limit), threads_most());
+	if (figure_ratio(figure_find(group_name[backing], "infill all"),
+			 figure_find(group_name[backing], limit), METRIC_MIB_S, &value))
+		ratio_set(name, value, 0, 0);
+}
+
 static void add_ratios(void)
 {
 	add_ratio("bulk_vs_limit_4k", BACKING_ANON, "infill all", 0.95);
@@ -301,6 +323,8 @@ static void add_ratios(void)
 	add_ratio("bulk_vs_limit_2m", BACKING_HUGETLB, "infill all", 0.95);
 	add_ratio("bulk_no_map_vs_limit_4k", BACKING_ANON, "infill all, no map", 0);
 	add_ratio("bulk_no_map_vs_limit_2m", BACKING_HUGETLB, "infill all, no map", 0);
+	add_ratio_all_cpus("bulk_vs_limit_4k_all_cpus", BACKING_ANON);
+	add_ratio_all_cpus("bulk_vs_limit_2m_all_cpus", BACKING_HUGETLB);
 }
 
 void bulk_run(const struct bench *b)

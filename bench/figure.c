@@ -215,7 +215,7 @@ static void print_ratios(void)
 	for (size_t i = 0; i < ratio_count; i++) {
 		const struct ratio *r = &ratios[i];
 
-		printf("  %-46s %9.3f", r->name, r->value);
+		printf("  %-46s %9.*f", r->name, r->value < 1e4 ? 3 : 0, r->value);
 		if (r->sense)
 			printf("  %c= %-5.4g %s", r->sense, r->limit, reached(r) ? "reached" : "missed");
 		putchar('\n');

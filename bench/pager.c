@@ -100,14 +100,13 @@ static pid_t fork_pager(const char *socket, const char *image, int stop, int rea
 	_exit(rc ? 1 : 0);
 }
 
-/* Be the VMM: hand over BYTES of guest memory, touch every page, say so, wait for DONE. */
+/* Be the VMM: hand over BYTES of guest memory, touch every page, say so on DONE, stay. */
 static void be_vmm(const char *socket, size_t bytes, int done)
 {
 	struct infill_region region = { .size = sizeof(region), .length = bytes };
 	struct infill_memory *memory;
 	struct guest g;
 	uint64_t sum = 0;
-	eventfd_t value;
 
 	guest_map(&g, BACKING_ANON, bytes, -1);
 	region.hva = (uintptr_t)g.base;
@@ -116,9 +115,10 @@ static void be_vmm(const char *socket, size_t bytes, int done)
 		fail("vmm", "%s", infill_error());
 	for (size_t at = 0; at < bytes; at += CONTENT_PAGE)
 		sum += *(volatile uint64_t *)(g.base + at);
-	if (sum == 0 || eventfd_write(done, 1) || eventfd_read(done + 0, &value))
+	if (sum == 0 || eventfd_write(done, 1))
 		_exit(1);
-	_exit(0);
+	for (;;)
+		pause();
 }
 
 static pid_t fork_vmm(const char *socket, size_t bytes, int done)
@@ -185,7 +185,7 @@ static void end_pager(pid_t pager, int stop)
 static void run_pager(struct row *row, const char *dir, const char *image, size_t bytes)
 {
 	struct usage most = { 0 };
-	int stop = eventfd(0, 0), done = eventfd(0, EFD_SEMAPHORE), ready[2];
+	int stop = eventfd(0, 0), done = eventfd(0, 0), ready[2];
 	char socket[600];
 	pid_t pager, vmm = 0;
 
@@ -240,6 +240,7 @@ void pager_run(const struct bench *b)
 	snprintf(name, sizeof(name), "%zu MiB, full", b->content.bytes >> 20);
 	row[0] = figure_row(GROUP, name);
 	row[1] = figure_row(GROUP, "4096 MiB, sparse");
+	fflush(stdout); /* or the children print it again */
 	for (unsigned r = 0; r < b->runs; r++) {
 		progress(r, b->runs, GROUP);
 		if (!row[0]->skipped[0])
