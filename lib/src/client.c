@@ -16,23 +16,24 @@
 
 #define FDS_ROOM 8     /* that one recvmsg(2) can take; the kernel closes more */
 #define BYTES_FIRST 4096
-#define REST_MS 100
+#define REST_MS 100    /* until accept(2) is tried again */
+#define ROOM_MS 100    /* that a client has before it may have to make room */
 
 int clients_init(struct clients *clients, const struct server *server)
 {
 	*clients = (struct clients){ .server = server, .max = server->options.max_clients };
 	clients->next_id = 1;
-	clients->client = calloc(clients->max + 1, sizeof(*clients->client));
+	clients->client = calloc(clients->max, sizeof(*clients->client));
 	if (!clients->client)
 		return err_set(-ENOMEM, "serve: %m");
-	for (unsigned i = 0; i <= clients->max; i++)
+	for (unsigned i = 0; i < clients->max; i++)
 		clients->client[i].sock = clients->client[i].fd = -1;
 	return 0;
 }
 
 void clients_free(struct clients *clients)
 {
-	for (unsigned i = 0; clients->client && i <= clients->max; i++)
+	for (unsigned i = 0; clients->client && i < clients->max; i++)
 		client_close(&clients->client[i]);
 	free(clients->client);
 	clients->client = NULL;
@@ -171,12 +172,11 @@ static void hand_on(struct clients *clients, struct client *c)
 	} else if (c->fds) {
 		refuse(clients, c, "handshake: is an object with a file descriptor: must be an array "
 		       "of regions");
-	} else if (c == &clients->client[clients->max]) {
-		return; /* accept_one() refuses it */
 	} else {
 		c->state = CLIENT_ASKING;
 		c->given = c->answering = false;
-		c->deadline = loop_now() + SERVER_ANSWER_MS * LOOP_MS;
+		c->since = loop_now();
+		c->deadline = c->since + SERVER_ANSWER_MS * LOOP_MS;
 		clients->on_control(clients->arg, c);
 	}
 }
@@ -212,30 +212,70 @@ static void read_client(struct clients *clients, struct client *c)
 
 /* ---- turns ------------------------------------------------------------------------ */
 
-static struct client *free_slot(struct clients *clients)
+/*
+ * When all slots are taken, who has had its time makes room: who sent nothing
+ * before who sent something, then who came first.  A client that has just come
+ * is never refused, because its VM may be in its message already.
+ */
+static struct client *who_makes_room(const struct clients *clients)
 {
-	unsigned i = 0;
+	struct client *best = NULL;
 
-	while (i < clients->max && clients->client[i].sock >= 0)
-		i++;
-	return &clients->client[i];
+	for (unsigned i = 0; i < clients->max; i++) {
+		struct client *c = &clients->client[i];
+
+		if (c->state == CLIENT_ASKING && !c->answering)
+			continue; /* waits for us, not we for it */
+		if (!best || !c->length > !best->length ||
+		    (!c->length == !best->length && c->since < best->since))
+			best = c;
+	}
+	return best;
 }
 
-static void accept_one(struct clients *clients, int sock)
+static struct client *free_slot(const struct clients *clients)
+{
+	for (unsigned i = 0; i < clients->max; i++)
+		if (clients->client[i].sock < 0)
+			return &clients->client[i];
+	return NULL;
+}
+
+/* When there will be room for one more: now, or later. */
+static uint64_t room_at(const struct clients *clients)
+{
+	const struct client *c;
+
+	if (free_slot(clients))
+		return 0;
+	c = who_makes_room(clients);
+	return c ? c->since + ROOM_MS * LOOP_MS : LOOP_NEVER;
+}
+
+static struct client *make_slot(struct clients *clients)
 {
 	struct client *c = free_slot(clients);
 	char text[128];
 
+	if (c || loop_now() < room_at(clients))
+		return c;
+	c = who_makes_room(clients);
+	snprintf(text, sizeof(text), "there are more than %u clients (max_clients), and another one "
+		 "came: retry", clients->max);
+	if (c->state == CLIENT_ASKING)
+		client_close(c);
+	else
+		refuse(clients, c, text);
+	return free_slot(clients);
+}
+
+static void accept_one(struct clients *clients, struct client *c, int sock)
+{
 	c->sock = sock;
 	c->id = clients->next_id++;
-	c->deadline = loop_now() + clients->server->options.handshake_ms * LOOP_MS;
-	read_client(clients, c); /* most have sent it already, then no slot is needed */
-	c = &clients->client[clients->max];
-	if (c->sock < 0)
-		return;
-	snprintf(text, sizeof(text), "handshake: there are already %u clients without one: retry",
-		 clients->max);
-	refuse(clients, c, text);
+	c->since = loop_now();
+	c->deadline = c->since + clients->server->options.handshake_ms * LOOP_MS;
+	read_client(clients, c); /* most have sent it already */
 }
 
 static void on_listener(void *arg, int fd, short revents)
@@ -245,10 +285,13 @@ static void on_listener(void *arg, int fd, short revents)
 	(void)revents;
 	/* A few at a time: others want their turn. */
 	for (int i = 0; i < 8; i++) {
-		int sock = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct client *c = make_slot(clients);
+		int sock = c ? accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) : -1;
 
+		if (!c)
+			return;
 		if (sock >= 0) {
-			accept_one(clients, sock);
+			accept_one(clients, c, sock);
 		} else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
 			server_log(clients->server, LOG_ERR, "accept: %m: clients wait");
 			clients->accept_after = loop_now() + REST_MS * LOOP_MS;
@@ -286,7 +329,7 @@ static void expire(struct clients *clients, struct client *c, uint64_t now)
 
 void clients_poll(struct clients *clients, struct loop *loop, bool accepting)
 {
-	uint64_t now = loop_now();
+	uint64_t now = loop_now(), when;
 
 	for (unsigned i = 0; i < clients->max; i++) {
 		struct client *c = &clients->client[i];
@@ -300,8 +343,11 @@ void clients_poll(struct clients *clients, struct loop *loop, bool accepting)
 	}
 	if (!accepting || clients->server->listener < 0)
 		return;
-	if (now < clients->accept_after)
-		loop_until(loop, clients->accept_after);
+	when = room_at(clients);
+	if (when < clients->accept_after)
+		when = clients->accept_after;
+	if (now < when)
+		loop_until(loop, when);
 	else
 		loop_add(loop, clients->server->listener, POLLIN, on_listener, clients);
 }
@@ -334,5 +380,6 @@ void client_answered(struct clients *clients, struct client *client, bool shared
 	client->state = CLIENT_READING;
 	client->length = 0;
 	client->scan = (struct handshake_scan){ 0 };
-	client->deadline = loop_now() + clients->server->options.handshake_ms * LOOP_MS;
+	client->since = loop_now();
+	client->deadline = client->since + clients->server->options.handshake_ms * LOOP_MS;
 }

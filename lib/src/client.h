@@ -33,7 +33,7 @@ enum client_state {
 struct client {
 	int sock; /* -1: the slot is free */
 	uint64_t id;
-	uint64_t deadline;
+	uint64_t since, deadline;
 	enum client_state state;
 	bool given;     /* ASKING: the worker has it */
 	bool answering; /* ASKING: bytes of the answer may have been written */
@@ -47,7 +47,7 @@ struct client {
 
 struct clients {
 	const struct server *server;
-	struct client *client; /* MAX, and one for a client too many */
+	struct client *client; /* MAX slots */
 	unsigned max;
 	uint64_t next_id;
 	uint64_t accept_after; /* ns: a moment's rest when there are no fds */

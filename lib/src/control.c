@@ -181,6 +181,18 @@ static void answer_write(struct control *control, struct answer *a)
 		answer_end(control, a);
 }
 
+/* Who takes its answer slowest gives way when there are too many. */
+static void answer_bound(struct control *control)
+{
+	struct answer *a = control->first;
+	unsigned count = 1;
+
+	for (; a && a->next; a = a->next)
+		count++;
+	if (count >= control->set->server->options.max_clients && a)
+		answer_end(control, a);
+}
+
 /* Write TEXT, which is freed, and a newline, then close SOCK. */
 static void answer_begin(struct control *control, uint64_t id, int sock, char *text)
 {
@@ -196,6 +208,7 @@ static void answer_begin(struct control *control, uint64_t id, int sock, char *t
 		control->answered(control->arg, id, false);
 		return;
 	}
+	answer_bound(control);
 	a->id = id;
 	a->sock = sock;
 	a->length = (size_t)length;

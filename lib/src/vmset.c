@@ -173,14 +173,15 @@ static int adopt(struct guest *g)
 	struct infill_memory *memory;
 	int rc;
 
-	if (!vm_is_userfaultfd(g->vm.uffd))
-		return err_set(-EBADF, "handshake: the file descriptor is not a userfaultfd");
 	if (set->broken)
 		return err_set(-ESTALE, "%s", set->broken);
 	rc = handshake_parse(g->vm.json, g->vm.length, infill_image_bytes(set->image), &memory);
 	if (rc)
 		return rc < 0 ? rc : err_set(-EPROTO, "handshake: names no region");
-	rc = adopt_memory(g, memory);
+	if (vm_is_userfaultfd(g->vm.uffd))
+		rc = adopt_memory(g, memory);
+	else
+		rc = err_set(-EBADF, "handshake: the file descriptor is not a userfaultfd");
 	infill_memory_free(memory);
 	return rc;
 }
