@@ -20,10 +20,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -41,7 +43,10 @@ struct attach {
 	char dir[64 + 16], socket[PATH_MAX], report[128];
 	pid_t pager_pid, vmm_pid; /* 0: not there, or reaped */
 	int vmm_status;
+	bool pager_ended;       /* one of its processes */
+	int pager_status;       /* of the last one that has */
 	int ready[2], stop[2];
+	int alive[2];           /* all of the pager's processes have its other end */
 	int report_fd, signal_fd;
 	sigset_t old_mask;
 	char line[4096];        /* of the report, not whole yet */
@@ -199,21 +204,51 @@ static int take_signals(struct attach *a)
 		sigaddset(&set, numbers[i]);
 	/* An ignored SIGCHLD, which can be inherited, would lose the VMM's status. */
 	signal(SIGCHLD, SIG_DFL);
+	prctl(PR_SET_CHILD_SUBREAPER, 1); /* see is_worker() */
 	sigprocmask(SIG_BLOCK, &set, &a->old_mask);
 	a->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return a->signal_fd < 0 ? cli_fail("signalfd: %s", strerror(errno)) : CLI_OK;
 }
 
+/*
+ * A worker that outlived its supervisor: this process becomes its parent.  The
+ * name of a process can be read until it is waited for.
+ */
+static bool is_worker(pid_t pid)
+{
+	char path[32], name[32] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	(void)!read(fd, name, sizeof(name) - 1);
+	close(fd);
+	return !strcmp(name, "infill-worker\n");
+}
+
+/* Wait for all that have ended, the VMM's orphans too. */
 static void reap(struct attach *a)
 {
-	int status;
+	siginfo_t info = { 0 };
 
-	if (a->vmm_pid && waitpid(a->vmm_pid, &status, WNOHANG) == a->vmm_pid) {
-		a->vmm_status = status;
-		a->vmm_pid = 0;
+	while (!waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid) {
+		bool pager = info.si_pid == a->pager_pid || is_worker(info.si_pid);
+		int status = 0;
+
+		waitpid(info.si_pid, &status, 0);
+		if (info.si_pid == a->vmm_pid) {
+			a->vmm_status = status;
+			a->vmm_pid = 0;
+		}
+		if (info.si_pid == a->pager_pid)
+			a->pager_pid = 0;
+		a->pager_ended = a->pager_ended || pager;
+		if (pager)
+			a->pager_status = status;
+		info.si_pid = 0;
 	}
-	if (a->pager_pid && waitpid(a->pager_pid, &status, WNOHANG) == a->pager_pid)
-		a->pager_pid = 0;
 }
 
 /* Read all signals; returns the last one that asks this process to end, or 0. */
@@ -252,6 +287,7 @@ static void leave_terminal(struct attach *a)
 	close_fd(&a->signal_fd);
 	close_fd(&a->ready[0]);
 	close_fd(&a->stop[1]);
+	close_fd(&a->alive[0]);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
@@ -268,7 +304,9 @@ static void pager_log(int level, const char *line, void *arg)
 	char text[32];
 	int pid, fd, length;
 
-	common_log(level, line, &a->common.verbose);
+	/* That it starts and ends is news to a service only. */
+	if (level < LOG_NOTICE || a->common.verbose)
+		common_log(level, line, &a->common.verbose);
 	if (!strstr(line, "): refused: ") || sscanf(line, "VM %*u (pid %d)", &pid) != 1)
 		return;
 	length = snprintf(text, sizeof(text), "refused %d\n", pid);
@@ -321,7 +359,7 @@ static int start_pager(struct attach *a)
 {
 	int status;
 
-	if (pipe2(a->ready, O_CLOEXEC) || pipe2(a->stop, O_CLOEXEC))
+	if (pipe2(a->ready, O_CLOEXEC) || pipe2(a->stop, O_CLOEXEC) || pipe2(a->alive, O_CLOEXEC))
 		return cli_fail("pipe: %s", strerror(errno));
 	a->pager_pid = fork();
 	if (a->pager_pid < 0) {
@@ -332,6 +370,7 @@ static int start_pager(struct attach *a)
 		run_pager(a);
 	close_fd(&a->ready[1]);
 	close_fd(&a->stop[0]);
+	close_fd(&a->alive[1]);
 	status = wait_ready(a);
 	close_fd(&a->ready[0]);
 	return status;
@@ -340,16 +379,12 @@ static int start_pager(struct attach *a)
 /* Let the pager end with its VMs, and wait for that: it may have a trace to write. */
 static void end_pager(struct attach *a)
 {
-	struct pollfd wake = { .fd = a->signal_fd, .events = POLLIN };
+	struct pollfd end = { .fd = a->alive[0] };
 
 	close_fd(&a->stop[1]);
-	reap(a);
-	for (int waited = 0; a->pager_pid && waited < PAGER_END_MS; waited += 100) {
-		poll(&wake, 1, 100);
-		read_signals(a);
-	}
-	if (a->pager_pid)
+	if (a->alive[0] >= 0 && !poll(&end, 1, PAGER_END_MS))
 		cli_fail("attach: pager %d has not ended: left to itself", (int)a->pager_pid);
+	reap(a);
 }
 
 /* ---- VMM --------------------------------------------------------------------- */
@@ -466,9 +501,18 @@ static bool vm_lives(const struct attach *a)
 	return a->mapped_fd >= 0 && !poll(&fd, 1, 0);
 }
 
-/* Nobody fills the VM's memory any more.  That it hangs is the least useful end. */
-static void pager_died(struct attach *a)
+/*
+ * One of the pager's processes has ended; if none is left and the last one did
+ * not say that all is done, nobody fills the VM's memory any more.  That the
+ * VM hangs is the least useful end.
+ */
+static void pager_ended(struct attach *a)
 {
+	struct pollfd alive = { .fd = a->alive[0] };
+
+	a->pager_ended = false;
+	if (!a->vmm_pid || !poll(&alive, 1, 0) || !a->pager_status)
+		return;
 	if (!a->mapped || !vm_lives(a)) {
 		cli_fail("attach: the pager has died");
 	} else if (a->common.server.on_error == INFILL_ON_ERROR_TELL) {
@@ -489,14 +533,12 @@ static void wait_vmm(struct attach *a)
 	};
 
 	while (a->vmm_pid) {
-		bool pager = a->pager_pid;
-
 		poll(fds, 2, -1);
 		if (fds[1].revents)
 			read_report(a);
 		read_signals(a);
-		if (pager && !a->pager_pid)
-			pager_died(a);
+		if (a->pager_ended)
+			pager_ended(a);
 	}
 	read_report(a);
 }
@@ -544,8 +586,7 @@ static int run(struct attach *a)
 		wait_vmm(a);
 		return conclude(a);
 	}
-	if (a->pager_pid)
-		end_pager(a);
+	end_pager(a);
 	remove_files(a);
 	return status;
 }
@@ -573,7 +614,7 @@ static int parse(const struct cli_command *command, struct attach *a, int argc, 
 static int attach(const struct cli_command *command, int argc, char **argv)
 {
 	static struct attach a = {
-		.ready = { -1, -1 }, .stop = { -1, -1 },
+		.ready = { -1, -1 }, .stop = { -1, -1 }, .alive = { -1, -1 },
 		.report_fd = -1, .signal_fd = -1, .mapped_fd = -1,
 	};
 	int stopped;
