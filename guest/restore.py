@@ -82,7 +82,8 @@ class Naive(Mapped):
         with open(self.work.file("naive.stderr"), "wb") as errors:
             self.process = subprocess.Popen(
                 [NAIVE, "naive", self.memory], cwd=self.work.path, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=vm.die_with_parent)
+                stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=vm.die_with_parent,
+                process_group=0)
         self.report("its socket")
         with open(self.work.file("report"), "w", encoding="utf-8"):
             pass

@@ -200,9 +200,14 @@ class Snapshot:
         with open(os.path.join(self.directory, "key.json"), encoding="utf-8") as file:
             known = json.load(file)
         if identity(self.memory) != known["identity"]:
-            raise vm.Failure(f"{self.memory}: was written to after the save")
+            self.refuse("was written to after the save")
         if content and digest(self.memory) != known["digest"]:
-            raise vm.Failure(f"{self.memory}: its content changed after the save")
+            self.refuse("its content changed after the save")
+
+    def refuse(self, why):
+        """Never use this one again: without its key the next driver makes a new one."""
+        os.unlink(os.path.join(self.directory, "key.json"))
+        raise vm.Failure(f"{self.memory}: {why}: the next run makes a new one")
 
 
 def main():

@@ -246,7 +246,9 @@ class Vm:
             self.spawned_ns = time.monotonic_ns()
             self.process = subprocess.Popen(
                 self.command(), cwd=self.work.path, env=self.env, stdin=subprocess.DEVNULL,
-                stdout=errors, stderr=errors, preexec_fn=die_with_parent)
+                stdout=errors, stderr=errors, preexec_fn=die_with_parent,
+                # Ctrl-C is for the driver, which ends this in order.
+                process_group=0)
         deadline = time.monotonic() + 30
         # QEMU opens its character devices in the order of the command line.
         self.qmp.accept(self.check_alive, deadline)

@@ -4,8 +4,8 @@
 
 usage: restore_test.py [NAME...]
 
-To add a test write a function named test_*; its docstring is its TAP line. It raises to fail, and
-Skip to skip. Tests run in the order of this file, on one snapshot that is made by the first.
+To add a test write a function named test_*; its docstring is its TAP line, tap.py says how it fails
+and skips. Tests run in the order of this file, on one snapshot that is made by the first.
 """
 import contextlib
 import json
@@ -15,19 +15,16 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+GUEST = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [GUEST, os.path.join(os.path.dirname(GUEST), "scripts")]
 # pylint: disable=wrong-import-position
 import restore
 import snapshot as snapshots
+import tap
 import vm
 
 PAGE = 4096
-
-
-class Skip(Exception):
-    """Carries the reason."""
 
 
 class Context:
@@ -52,17 +49,11 @@ class Context:
             yield work.file("memory")
 
 
-def expect(condition, what):
-    """An assertion that says what it found."""
-    if not condition:
-        raise AssertionError(what)
-
-
 def need_infill():
     """Skip where the command was not built."""
     for path in (restore.INFILL, restore.SHIM):
         if not os.path.exists(path):
-            raise Skip(f"{os.path.relpath(path, vm.ROOT)} is not built")
+            tap.skip(f"{os.path.relpath(path, vm.ROOT)} is not built")
 
 
 @contextlib.contextmanager
@@ -84,7 +75,7 @@ def stat(guest):
     """`infill stat --json` of the guest's pager."""
     done = subprocess.run([restore.INFILL, "stat", "--json", "control"], cwd=guest.work.path,
                           capture_output=True, text=True, timeout=20, check=False)
-    expect(done.returncode == 0, f"infill stat: exit {done.returncode}: {done.stderr}")
+    tap.true(done.returncode == 0, f"infill stat: exit {done.returncode}: {done.stderr}")
     return json.loads(done.stdout)
 
 
@@ -92,7 +83,7 @@ def wait_for(what, condition, seconds=30):
     """Poll until true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        expect(time.monotonic() < deadline, f"{what}: not after {seconds} s")
+        tap.true(time.monotonic() < deadline, f"{what}: not after {seconds} s")
         time.sleep(0.02)
 
 
@@ -113,7 +104,7 @@ def classes(guest):
 def quit_cleanly(guest):
     """QEMU's exit status must come through."""
     status = guest.quit()
-    expect(status == 0, f"exit status {status} after QMP quit: {guest.errors()}")
+    tap.true(status == 0, f"exit status {status} after QMP quit: {guest.errors()}")
 
 
 def record_key(page):
@@ -154,7 +145,7 @@ def find_record(path, page):
 def test_save(context):
     """the guest boots, fills its store and is saved; the image holds its records"""
     memory = context.snapshot.memory
-    expect(os.path.getsize(memory) == vm.MEMORY_MIB << 20, "size of the memory file")
+    tap.true(os.path.getsize(memory) == vm.MEMORY_MIB << 20, "size of the memory file")
     for page in (0, 12345, 32767):
         find_record(memory, page)
 
@@ -182,7 +173,7 @@ def test_wrong_byte(context):
             try:
                 guest.expect("all ok", 60)
             except vm.Failure as failure:
-                expect(str(failure) == "guest: BAD page 777 offset 1234", str(failure))
+                tap.true(str(failure) == "guest: BAD page 777 offset 1234", str(failure))
                 return
     raise AssertionError("the guest says that all is right")
 
@@ -200,7 +191,7 @@ def test_zero_page(context):
             try:
                 guest.expect("all ok", 60)
             except vm.Failure as failure:
-                expect(str(failure).startswith("guest: BAD page 31000 offset "), str(failure))
+                tap.true(str(failure).startswith("guest: BAD page 31000 offset "), str(failure))
                 return
     raise AssertionError("the guest says that all is right")
 
@@ -218,11 +209,11 @@ def test_fill_none(context):
         counters = stat(guest)["vms"][0]
         quit_cleanly(guest)
         kinds = classes(guest)
-    expect(counters["faults"] > 1000, f"{counters['faults']} faults")
-    expect(counters["installs"] >= 32768, f"{counters['installs']} pages for 32768 records")
-    expect(counters["installs"] < data_pages(context.snapshot.memory),
+    tap.true(counters["faults"] > 1000, f"{counters['faults']} faults")
+    tap.true(counters["installs"] >= 32768, f"{counters['installs']} pages for 32768 records")
+    tap.true(counters["installs"] < data_pages(context.snapshot.memory),
            f"{counters['installs']} pages installed: all that the image has")
-    expect(not set(kinds) & {"trace", "rest", "poison"}, f"installs by class: {kinds}")
+    tap.true(not set(kinds) & {"trace", "rest", "poison"}, f"installs by class: {kinds}")
 
 
 def test_fill_all(context):
@@ -236,8 +227,8 @@ def test_fill_all(context):
         kinds = classes(guest)
     done = counters["installs"] + counters["duplicates"]
     data = data_pages(context.snapshot.memory)
-    expect(done >= data, f"{done} pages installed of the {data} that the image has")
-    expect(kinds.get("rest"), f"no background fill: {kinds}")
+    tap.true(done >= data, f"{done} pages installed of the {data} that the image has")
+    tap.true(kinds.get("rest"), f"no background fill: {kinds}")
 
 
 def test_trace(context):
@@ -257,8 +248,8 @@ def test_trace(context):
         snapshots.ask_check(guest, context.snapshot.expected)
         quit_cleanly(guest)
         kinds = classes(guest)
-    expect(kinds.get("trace", 0) > 32 << 20, f"installs by class: {kinds}")
-    expect((after - before) * 50 < recorded,
+    tap.true(kinds.get("trace", 0) > 32 << 20, f"installs by class: {kinds}")
+    tap.true((after - before) * 50 < recorded,
            f"{after - before} faults after the trace was filled, {recorded} without it")
 
 
@@ -266,14 +257,14 @@ def test_fill_trace(context):
     """attach --trace --fill trace, asked at once: all data right, no background fill after it"""
     trace = context.work.file("trace")
     if not os.path.exists(trace):
-        raise Skip("needs the trace of test_trace")
+        tap.skip("needs the trace of test_trace")
     with attached(context, "--trace", trace, "--fill", "trace") as guest:
         ask_all(guest, context.snapshot)
         time.sleep(1)
         quit_cleanly(guest)
         kinds = classes(guest)
-    expect(kinds.get("trace"), f"installs by class: {kinds}")
-    expect("rest" not in kinds, f"installs by class: {kinds}")
+    tap.true(kinds.get("trace"), f"installs by class: {kinds}")
+    tap.true("rest" not in kinds, f"installs by class: {kinds}")
 
 
 def test_cold(context):
@@ -305,10 +296,10 @@ def test_worker_killed(context):
             wait_for("a new worker", lambda: stat(guest)["worker_pid"] not in (0, killed[-1]))
             time.sleep(0.03)
         words = guest.expect("work 1 ok", 60).split()
-        expect(words[3] == context.snapshot.expected[0], "wrong answer after the kills")
+        tap.true(words[3] == context.snapshot.expected[0], "wrong answer after the kills")
         snapshots.ask_check(guest, context.snapshot.expected)
         quit_cleanly(guest)
-    expect(len(set(killed)) == 5, f"workers killed: {killed}")
+    tap.true(len(set(killed)) == 5, f"workers killed: {killed}")
 
 
 def test_vmm_killed(context):
@@ -316,7 +307,7 @@ def test_vmm_killed(context):
     with attached(context) as guest:
         os.kill(guest.qemu_pid, signal.SIGKILL)
         status = guest.process.wait(20)
-    expect(status == 137, f"exit status {status}")
+    tap.true(status == 137, f"exit status {status}")
 
 
 def alive(pid):
@@ -350,16 +341,16 @@ def attach(*words):
 def test_never_mapped(context):
     """a VMM that never maps the image: attach says so and exits 1"""
     done = attach("--image", context.snapshot.memory, "--", "/bin/true")
-    expect(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
-    expect(re.search(r"^infill: .*never mapped .*: .+$", done.stderr, re.M), done.stderr)
+    tap.true(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
+    tap.true(re.search(r"^infill: .*never mapped .*: .+$", done.stderr, re.M), done.stderr)
 
 
 def test_no_image(context):
     """an image that is not there: attach names it and exits 1"""
     path = context.work.file("not-there")
     done = attach("--image", path, "--", "/bin/true")
-    expect(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
-    expect(done.stderr.startswith("infill: ") and path in done.stderr, done.stderr)
+    tap.true(done.returncode == 1, f"exit status {done.returncode}: {done.stderr}")
+    tap.true(done.stderr.startswith("infill: ") and path in done.stderr, done.stderr)
 
 
 def test_unchanged(context):
@@ -367,47 +358,28 @@ def test_unchanged(context):
     context.snapshot.check_unchanged(content=True)
 
 
-def run(number, function, context):
-    """Run one test and print its TAP line; True unless it failed."""
-    line = f"{number} - {function.__name__[len('test_'):]}: {function.__doc__}"
-    try:
-        function(context)
-    except Skip as skip:
-        print(f"ok {line} # SKIP {skip}", flush=True)
-        return True
-    except Exception as error:  # pylint: disable=broad-except
-        print(f"not ok {line}")
-        known = isinstance(error, (AssertionError, vm.Failure))
-        for text in (str(error) if known else traceback.format_exc()).splitlines():
-            print(f"# {text}", flush=True)
-        return False
-    print(f"ok {line}", flush=True)
-    return True
-
-
 def main():
     """All tests, or those named."""
-    tests = [(name, function) for name, function in globals().items() if name.startswith("test_")]
-    wanted = sys.argv[1:]
+    tests = {name[len("test_"):]: function for name, function in globals().items()
+             if name.startswith("test_")}
+    wanted = sys.argv[1:] or list(tests)
     for name in wanted:
-        if "test_" + name not in dict(tests):
+        if name not in tests:
             print(f"restore_test: {name}: unknown test", file=sys.stderr)
-            return 2
-    tests = [function for name, function in tests if not wanted or name[len("test_"):] in wanted]
+            sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         vm.qemu_version()
         vm.build_guest()
     except vm.Failure as failure:
-        print(f"1..0 # SKIP {' '.join(str(failure).split())}")
-        return 0
+        tap.skip_all(" ".join(str(failure).split()))
     vm.remove_stale_directories()
-    print(f"1..{len(tests)}")
     with vm.WorkDirectory() as work:
         context = Context(work)
-        results = [run(number, test, context) for number, test in enumerate(tests, 1)]
-    return 0 if all(results) else 1
+        for name in wanted:
+            tap.add(f"{name}: {tests[name].__doc__}", tests[name], context)
+        tap.run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
