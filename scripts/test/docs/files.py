@@ -41,7 +41,8 @@ def read(name):
 
 
 FILES = tracked()
-TEXTS = {name: read(name) for name in FILES if not name.startswith("lib/fuzz/corpus/")}
+TEXTS = {name: read(name) for name in FILES if not name.startswith("lib/fuzz/corpus/")
+         and os.path.getsize(os.path.join(ROOT, name)) <= LARGEST}
 
 
 def found(pattern, texts=None):

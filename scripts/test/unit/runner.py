@@ -52,8 +52,19 @@ TABLE = {
         "echo 1..1; echo 'ok 1 - huge # SKIP no huge pages'", "0 passed, 0 failed, 1 skipped",
         "huge: no huge pages"),
     "a skip in cmocka's way has its reason shown": (
-        "echo 1..1; echo '# skip: no huge pages'; echo 'ok 1 # SKIP huge'",
+        "echo 1..1; echo 'no huge pages'; echo 'ok 1 # SKIP huge'",
         "0 passed, 0 failed, 1 skipped", "huge: no huge pages"),
+    "a skip in cmocka's way without a reason fails": (
+        "echo 1..2; echo because; echo ok 1 - a; echo 'ok 2 # SKIP huge'", "1 passed, 1 failed, 0 skipped",
+        "no reason given"),
+    "a skip of cmocka 1.1.5 is no failure": (
+        "echo 1..1; echo '# skip: no huge pages'; echo 'not ok 1 - # SKIP huge'",
+        "0 passed, 0 failed, 1 skipped", "huge: no huge pages"),
+    "a named failure with a skip mark is a failure": (
+        "echo 1..1; echo 'not ok 1 - huge # SKIP no huge pages'", "0 passed, 1 failed, 0 skipped",
+        "not ok 1 - huge"),
+    "a failure and its exit status are one": (
+        "echo 1..1; echo not ok 1 - a; exit 1", "0 passed, 1 failed, 0 skipped", "not ok 1 - a"),
     "a skip without a reason fails": (
         "echo 1..1; echo 'ok 1 - huge # SKIP'", "0 passed, 1 failed, 0 skipped", "no reason given"),
     "a whole program skipped": (
