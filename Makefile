@@ -54,6 +54,7 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 # ---- flags -----------------------------------------------------------------
 
+# libxxhash is used from its header alone.
 PACKAGES := liburing jansson libsystemd libxxhash
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
@@ -166,7 +167,8 @@ define write_pc
 	$(Q)printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$(2)' 'libdir=$(3)' '' 'Name: libinfill' \
 		'Description: Populates the memory of KVM guests on demand and ahead of time' \
 		'Version: $(VERSION)' 'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -linfill' \
-		'Libs.private: -pthread' 'Requires.private: $(PACKAGES)' > $(1)
+		'Libs.private: -pthread' \
+		'Requires.private: $(filter-out libxxhash,$(PACKAGES))' > $(1)
 endef
 
 # The one in build/ serves the tree itself; install writes its own.

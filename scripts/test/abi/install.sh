@@ -32,9 +32,9 @@ pc() {
 	PKG_CONFIG_SYSROOT_DIR=$dest PKG_CONFIG_PATH=$dest$prefix/lib/pkgconfig pkg-config "$@" libinfill
 }
 
-# The libraries that libinfill needs are the system's: their paths get no sysroot.
+# What the pkg-config file says that a static program needs besides.
 static_libs() {
-	echo "$dest$prefix/lib/libinfill.a -pthread $(pkg-config --libs liburing jansson libsystemd libxxhash)"
+	echo "$dest$prefix/lib/libinfill.a -pthread $(pkg-config --libs $(pc --print-requires-private))"
 }
 
 plan 13
