@@ -111,7 +111,8 @@ static void collect(const struct cli_command *command, struct option *longs, cha
 	int count = 0;
 
 	memcpy(tables + 1, command->options, sizeof(command->options));
-	*shorts++ = '+'; /* stop at the first word that is no option */
+	if (command->runs)
+		*shorts++ = '+'; /* stop at the first word that is no option */
 	*shorts++ = ':'; /* tell a missing argument from an unknown option */
 	for (int t = 0; t <= CLI_TABLES && tables[t]; t++)
 		for (const struct cli_option *o = tables[t]; o->name && count < OPTIONS_MAX; o++) {

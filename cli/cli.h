@@ -32,6 +32,7 @@ struct cli_command {
 	const char *help;        /* one line */
 	int (*run)(const struct cli_command *command, int argc, char **argv);
 	const struct cli_option *options[CLI_TABLES]; /* NULL: no more */
+	bool runs;               /* words from the first one that is no option are a command */
 };
 
 extern const struct cli_command cmd_serve, cmd_attach, cmd_stat, cmd_doctor;
@@ -46,7 +47,7 @@ enum {
 
 /*
  * The next option of COMMAND's tables: its key, with optarg set, or one of
- * CLI_END, CLI_STOP, CLI_WRONG.  Options end at the first word that is none.
+ * CLI_END, CLI_STOP, CLI_WRONG.
  */
 int cli_next(const struct cli_command *command, int argc, char **argv);
 

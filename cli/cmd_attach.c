@@ -629,5 +629,6 @@ const struct cli_command cmd_attach = {
 	.arguments = "--image F [OPTIONS] -- VMM ARGUMENTS...",
 	.help = "run an unmodified VMM whose memory file F is filled lazily",
 	.run = attach,
+	.runs = true,
 	.options = { common_options },
 };

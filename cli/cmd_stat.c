@@ -363,7 +363,7 @@ static int stat_(const struct cli_command *command, int argc, char **argv)
 
 const struct cli_command cmd_stat = {
 	.name = "stat",
-	.arguments = "[OPTIONS] S",
+	.arguments = "S [OPTIONS]",
 	.help = "print what the pager at socket S has done",
 	.run = stat_,
 	.options = { stat_options },

@@ -249,6 +249,17 @@ static void moved(void)
 	same(memory, 0, size / 2);
 }
 
+/* Several areas of one mapping to the kernel, which fills none across their borders. */
+static void split(void)
+{
+	unsigned char *memory = map_all(MAP_SHARED);
+
+	for (size_t i = 5; i < size / PAGE; i += 7)
+		if (mprotect(memory + i * PAGE, PAGE, PROT_READ))
+			fail("mprotect");
+	same(memory, 0, size);
+}
+
 /* A child has no part in the memory, or its touch would make zeros of missing pages. */
 static void forked(void)
 {
@@ -340,8 +351,8 @@ static const struct {
 	{ "no-access", no_access }, { "populate", populate }, { "private", private },
 	{ "punch-private", punch_private }, { "punch-shared", punch_shared },
 	{ "read-only", read_only }, { "reopen", reopen }, { "resize", resize }, { "shared", shared },
-	{ "twice", twice }, { "twice-private", twice_private }, { "unmap", unmap },
-	{ "waits", waits },
+	{ "split", split }, { "twice", twice }, { "twice-private", twice_private },
+	{ "unmap", unmap }, { "waits", waits },
 };
 
 static void read_reference(const char *name)
