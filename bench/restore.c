@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "machine.h"
 #include "restored.h"
@@ -31,6 +29,7 @@ static const struct {
 
 struct arguments {
 	const char *json, *only;
+	FILE *json_file;
 	size_t mib;
 	bool runs_given;
 	struct bench bench;
@@ -77,20 +76,23 @@ static bool is_chosen(const char *only, const char *name)
 
 	if (!only)
 		return true;
-	for (const char *p = only; p && *p; p = strchr(p, ','), p = p ? p + 1 : p)
+	for (const char *p = only; p; p = strchr(p, ','), p = p ? p + 1 : p)
 		if (!strncmp(p, name, length) && (p[length] == ',' || !p[length]))
 			return true;
 	return false;
 }
 
+/* Every part of the list must be a group. */
 static void check_groups(const char *only)
 {
-	bool any = false;
+	size_t named = 1, known = 0;
 
+	for (const char *p = only; p && *p; p++)
+		named += *p == ',';
 	for (size_t i = 0; i < GROUPS; i++)
-		any |= is_chosen(only, groups[i].name);
-	if (!any)
-		misused("--only", "no such group");
+		known += is_chosen(only, groups[i].name);
+	if (only && known != named)
+		misused("--only", "names what is no group, or one twice");
 }
 
 static void parse(struct arguments *a, int argc, char **argv)
@@ -119,7 +121,9 @@ static void parse(struct arguments *a, int argc, char **argv)
 			a->bench.recorded = optarg;
 			break;
 		case 's':
-			a->mib = number("--size", optarg, 1u << 20) & ~1ul;
+			a->mib = number("--size", optarg, 1u << 20);
+			if (a->mib % 2)
+				misused("--size", "not even");
 			break;
 		case 'd':
 			a->bench.dir = optarg;
@@ -151,6 +155,19 @@ static void set_defaults(struct arguments *a)
 		a->mib = a->bench.quick ? 128 : 512;
 	if (!a->bench.dir)
 		a->bench.dir = "build/bench";
+}
+
+/* Before anything is measured: a run takes minutes. */
+static void open_files(struct arguments *a)
+{
+	struct pattern p;
+
+	if (a->json && !(a->json_file = fopen(a->json, "w")))
+		fail(a->json, "cannot be written: %s", strerror(errno));
+	if (!a->bench.recorded)
+		return;
+	pattern_recorded(&p, a->bench.recorded, a->mib << 20, CONTENT_PAGE);
+	pattern_free(&p);
 }
 
 /* A virtual machine's memory may not be there yet: have the host provide it now. */
@@ -186,8 +203,9 @@ static void write_json(const struct arguments *a, json_t *machine)
 				 machine, "machine_after", machine_json(), "ratios", ratio_json(),
 				 "figures", figure_json());
 
-	if (json_dump_file(root, a->json, JSON_INDENT(2)))
-		fail(a->json, "cannot be written");
+	if (json_dumpf(root, a->json_file, JSON_INDENT(2)) || fputc('\n', a->json_file) == EOF ||
+	    fclose(a->json_file))
+		fail(a->json, "cannot be written: %s", strerror(errno));
 	json_decref(root);
 }
 
@@ -199,6 +217,7 @@ int main(int argc, char **argv)
 
 	parse(&a, argc, argv);
 	set_defaults(&a);
+	open_files(&a);
 	rc = infill_sigbus_install();
 	if (rc && rc != -ENOSYS)
 		fail("infill_sigbus_install", "%s", infill_error());
