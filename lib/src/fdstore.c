@@ -15,11 +15,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
@@ -103,7 +102,13 @@ int fdstore_check(void)
 
 int fdstore_listener(void)
 {
-	return take_passed("infill.socket");
+	int fd = take_passed("infill.socket");
+
+	/* The manager's may wait in accept(2). */
+	if (fd >= 0 && (sd_is_socket_unix(fd, SOCK_STREAM, 1, NULL, 0) <= 0 ||
+			fcntl(fd, F_SETFL, O_NONBLOCK)))
+		fd_close(&fd);
+	return fd;
 }
 
 /* ---- keeping ------------------------------------------------------------------------- */

@@ -34,7 +34,8 @@
 #define QUICK_FREE 10      /* so many such deaths in a row cost no delay */
 #define DELAY_MS 10        /* the first, doubled by every further one */
 #define DELAY_MAX_MS 1000
-#define DEATHS_MAX 3       /* of workers while they took one VM */
+#define DEATHS_MAX 3       /* of workers while they took one VM for the first time */
+#define DEATHS_AGAIN_MAX 20 /* ... or took it again, which is a guest that lives */
 #define FULL_MS 10         /* until fds in flight are tried again */
 #define STOP_NOW_MS 5000   /* the worker has for its last orders */
 #define EXIT_MS 30000      /* ... and to end when it has no VM */
@@ -111,9 +112,11 @@ static void keep_only(struct supervisor *s, struct ward *w, const char *why)
 
 static void refuse(struct supervisor *s, struct ward *w, const char *why)
 {
-	server_log(s->server, LOG_ERR, "VM %llu (pid %d): refused: %s", (unsigned long long)w->vm.id,
-		   (int)w->vm.pid, why);
+	server_log(s->server, LOG_ERR, "VM %llu (pid %d): %s: %s", (unsigned long long)w->vm.id,
+		   (int)w->vm.pid, w->vm.accepted ? "failed" : "refused", why);
 	vm_tell(w->vm.sock, why);
+	if (w->vm.accepted && s->server->options.on_error == INFILL_ON_ERROR_KILL)
+		vm_kill(&w->vm);
 	keep_only(s, w, why);
 }
 
@@ -370,7 +373,7 @@ static void blame(struct supervisor *s, int status)
 	/* SIGKILL is somebody's decision, and no VM's doing. */
 	if (!w || !s->ready || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
 		return;
-	if (++w->deaths >= DEATHS_MAX && !w->vm.failed)
+	if (++w->deaths >= (w->vm.accepted ? DEATHS_AGAIN_MAX : DEATHS_MAX) && !w->vm.failed)
 		refuse(s, w, "workers died each time they took this VM");
 }
 

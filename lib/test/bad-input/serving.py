@@ -28,10 +28,10 @@ def folder():
 
 
 def make_image(path, pages):
-    """No page is zero: one that is read as zero is wrong."""
+    """No byte is zero: one that is read as zero is wrong."""
     with open(path, "wb") as image:
         for page in range(pages):
-            image.write((page + 1).to_bytes(8, "little") * (PAGE // 8))
+            image.write(b"%08d" % page * (PAGE // 8))
     return path
 
 
@@ -144,14 +144,16 @@ class Vm:
 
     def end(self):
         """What it said at last, when it exited with success."""
-        output, _ = self.process.communicate(timeout=HANG)
+        output = self.process.stdout.read()  # not communicate(): readline() has read ahead
+        self.process.wait(HANG)
+        self.process.stdin.close()
         if self.process.returncode:
             raise Failed(f"vmm_client: exit {self.process.returncode}: {output}")
         return output
 
     def kill(self):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait(HANG)
 
 
 def connect(server, timeout=20):
