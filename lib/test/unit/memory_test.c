@@ -303,7 +303,7 @@ static void what_cannot_be_mapped_is_refused(void **state)
 		{ REGION(.length = K4, .backing = 9), -EINVAL },
 		{ REGION(.length = 1ull << 62), -ENOMEM },
 		{ REGION(.length = -M2, .page_size = M2), -ENOMEM },
-		{ { .size = 16, .length = K4 }, -EINVAL },
+		{ { .size = 24, .length = K4 }, -EINVAL }, /* too short for its length */
 	};
 	struct infill_memory *m = memory_new();
 

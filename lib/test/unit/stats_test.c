@@ -130,23 +130,29 @@ static void the_first_mark_counts(void **state)
 	free(s);
 }
 
+#define MARKS 300000u
+
+static pthread_barrier_t start;
+
 static void *mark_all(void *arg)
 {
 	_Atomic uint64_t *time = arg;
 	uintptr_t won = 0;
 
-	for (unsigned i = 0; i < 1000; i++)
+	pthread_barrier_wait(&start);
+	for (unsigned i = 0; i < MARKS; i++)
 		won += stats_mark(&time[i], 1);
 	return (void *)won;
 }
 
 static void one_of_many_threads_marks(void **state)
 {
-	_Atomic uint64_t *time = calloc(1000, sizeof(*time));
+	_Atomic uint64_t *time = calloc(MARKS, sizeof(*time));
 	pthread_t thread[4];
 	uintptr_t won = 0;
 
 	(void)state;
+	pthread_barrier_init(&start, NULL, COUNT(thread));
 	for (size_t i = 0; i < COUNT(thread); i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, mark_all, (void *)time), 0);
 	for (size_t i = 0; i < COUNT(thread); i++) {
@@ -155,7 +161,8 @@ static void one_of_many_threads_marks(void **state)
 		pthread_join(thread[i], &part);
 		won += (uintptr_t)part;
 	}
-	assert_int_equal(won, 1000);
+	assert_int_equal(won, MARKS);
+	pthread_barrier_destroy(&start);
 	free((void *)time);
 }
 

@@ -141,12 +141,15 @@ static void only_files_are_taken(void **state)
 	close(null);
 }
 
-#define LINES 20000u
+#define LINES 100000u
+
+static pthread_barrier_t start;
 
 static void *log_many(void *arg)
 {
 	struct timeline *t = arg;
 
+	pthread_barrier_wait(&start);
 	for (unsigned i = 0; i < LINES; i++)
 		timeline_install(t, i, 123456789012, 4096, TIMELINE_DEMAND);
 	return NULL;
@@ -163,10 +166,12 @@ static void shared_files_hold_whole_lines(void **state)
 	FILE *file;
 
 	(void)state;
+	pthread_barrier_init(&start, NULL, 3);
 	for (size_t i = 0; i < 3; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, log_many, log[i / 2]), 0);
 	for (size_t i = 0; i < 3; i++)
 		pthread_join(thread[i], NULL);
+	pthread_barrier_destroy(&start);
 	timeline_free(log[0]);
 	timeline_free(log[1]);
 	file = fdopen(fd, "r");
@@ -188,6 +193,7 @@ static int log_on_a_full_disk(int fd)
 	struct timeline *t;
 	struct stat st;
 
+	pthread_barrier_init(&start, NULL, 1);
 	signal(SIGXFSZ, SIG_IGN);
 	if (setrlimit(RLIMIT_FSIZE, &limit) || timeline_new(&t, fd))
 		return 1;
