@@ -127,8 +127,10 @@ static int name_socket(struct attach *a)
 	else
 		length = snprintf(a->socket, sizeof(a->socket), "%s/%s", cwd, given);
 	if (length > SOCKET_MAX)
-		return cli_fail("--socket %s: a socket's absolute path has at most %d bytes: take a "
-				"shorter one", given, SOCKET_MAX);
+		return cli_fail(
+			"--socket %s: a socket's absolute path has at most %d bytes: take a "
+			"shorter one",
+			given, SOCKET_MAX);
 	a->common.server.socket = a->socket;
 	return CLI_OK;
 }
@@ -160,8 +162,8 @@ static int find_shim(struct attach *a)
 		snprintf(a->shim, sizeof(a->shim), "%.*s/%s", (int)(slash - self), self, SHIM);
 		if (!access(a->shim, R_OK))
 			return CLI_OK;
-		snprintf(a->shim, sizeof(a->shim), "%.*s/../lib/infill/%s", (int)(slash - self), self,
-			 SHIM);
+		snprintf(a->shim, sizeof(a->shim), "%.*s/../lib/infill/%s", (int)(slash - self),
+			 self, SHIM);
 		if (!access(a->shim, R_OK))
 			return CLI_OK;
 	}
@@ -447,7 +449,8 @@ static void end_refused(struct attach *a)
 		return;
 	a->refused = true;
 	syscall(SYS_pidfd_send_signal, a->mapped_fd, SIGKILL, NULL, 0);
-	cli_fail("attach: the pager refused the VM, which was killed, as its memory would stay empty");
+	cli_fail("attach: the pager refused the VM, which was killed, as its memory would stay "
+		 "empty");
 }
 
 static void take_line(struct attach *a, const char *line)
@@ -464,7 +467,8 @@ static void take_line(struct attach *a, const char *line)
 		if (a->mapped_fd < 0)
 			a->mapped_fd = pidfd_open_(pid);
 		if (a->common.verbose)
-			cli_fail("attach: process %d has mapped %llu bytes of %s", pid, bytes, a->image);
+			cli_fail("attach: process %d has mapped %llu bytes of %s", pid, bytes,
+				 a->image);
 	} else if (sscanf(line, "refused %d", &pid) == 1) {
 		a->refused_pid = pid;
 	}
@@ -516,10 +520,12 @@ static void pager_ended(struct attach *a)
 	if (!a->mapped || !vm_lives(a)) {
 		cli_fail("attach: the pager has died");
 	} else if (a->common.server.on_error == INFILL_ON_ERROR_TELL) {
-		cli_fail("attach: the pager has died: where memory is missing the VM waits for ever");
+		cli_fail("attach: the pager has died: where memory is missing the VM waits for "
+			 "ever");
 	} else {
 		syscall(SYS_pidfd_send_signal, a->mapped_fd, SIGKILL, NULL, 0);
-		cli_fail("attach: the pager has died, and the VMM was killed, as its memory cannot be "
+		cli_fail("attach: the pager has died, and the VMM was killed, as its memory cannot "
+			 "be "
 			 "completed");
 	}
 }
@@ -562,8 +568,10 @@ static int conclude(struct attach *a)
 		return exit_status(a->vmm_status);
 	if (a->refused)
 		return CLI_FAILED;
-	return cli_fail("attach: the VMM ended (status %d) and never mapped %s: give it this file as "
-			"the guest's memory", exit_status(a->vmm_status), a->common.server.image);
+	return cli_fail(
+		"attach: the VMM ended (status %d) and never mapped %s: give it this file as "
+		"the guest's memory",
+		exit_status(a->vmm_status), a->common.server.image);
 }
 
 static int run(struct attach *a)

@@ -56,7 +56,8 @@ static const struct {
 	{ 1u << 5, "MISSING_SHMEM", "4.11", "memory in a memfd, as infill attach uses", true },
 	{ 1u << 4, "MISSING_HUGETLBFS", "4.11", "huge pages", false },
 	{ 1u << 10, "MINOR_SHMEM", "5.14", "clones that share memory (--shared)", false },
-	{ 1u << 14, "POISON", "6.6", "a memory error in the guest where a page cannot be read", false },
+	{ 1u << 14, "POISON", "6.6", "a memory error in the guest where a page cannot be read",
+	  false },
 };
 
 /* ---- checks ------------------------------------------------------------------- */
@@ -77,7 +78,8 @@ static struct check *add(struct report *r, const char *name, enum verdict verdic
 	return check;
 }
 
-static void remedy(struct check *check, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void remedy(struct check *check, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 static void remedy(struct check *check, const char *format, ...)
 {
 	va_list args;
@@ -106,8 +108,10 @@ static void remedy_permission(struct report *r, struct check *check)
 	const char *user = getenv("USER") ? getenv("USER") : "USER";
 
 	if (r->seccomp && (!geteuid() || r->host.sysctl == 1)) {
-		remedy(check, "a seccomp filter forbids it: allow the system call `userfaultfd` in the "
-		       "container's\nseccomp profile, or give the container --device /dev/userfaultfd");
+		remedy(check,
+		       "a seccomp filter forbids it: allow the system call `userfaultfd` in the "
+		       "container's\nseccomp profile, or give the container --device "
+		       "/dev/userfaultfd");
 		return;
 	}
 	remedy(check, "any one of:\n"
@@ -130,7 +134,8 @@ static void check_userfaultfd(struct report *r)
 		add(r, name, OK, "by /dev/userfaultfd");
 		break;
 	case INFILL_USERFAULTFD_USER_ONLY:
-		remedy_permission(r, add(r, name, FATAL, "for faults from user mode only, which is not "
+		remedy_permission(r, add(r, name, FATAL,
+					 "for faults from user mode only, which is not "
 					 "enough for KVM"));
 		break;
 	default:
@@ -178,7 +183,8 @@ static void check_features(struct report *r)
 
 		if (!has)
 			remedy(check, "run Linux %s or later%s", features[i].linux_version,
-			       strstr(features[i].name, "HUGETLB") ? " with CONFIG_HUGETLBFS=y" : "");
+			       strstr(features[i].name, "HUGETLB") ? " with CONFIG_HUGETLBFS=y"
+								   : "");
 	}
 }
 
@@ -187,8 +193,8 @@ static void check_hugepages(struct report *r)
 	const struct infill_host *host = &r->host;
 
 	if (host->hugepages_2m)
-		add(r, "huge pages", OK, "%" PRIu64 " of 2 MiB, %" PRIu64 " free", host->hugepages_2m,
-		    host->hugepages_2m_free);
+		add(r, "huge pages", OK, "%" PRIu64 " of 2 MiB, %" PRIu64 " free",
+		    host->hugepages_2m, host->hugepages_2m_free);
 	else
 		remedy(add(r, "huge pages", MISSING, "none reserved: VMs have 4 KiB pages"),
 		       "sysctl vm.nr_hugepages=N    (a guest of 1 GiB needs 512)");
@@ -209,8 +215,10 @@ static void check_kvm(struct report *r)
 		remedy(check, "usermod -aG kvm %.32s, then log in again",
 		       getenv("USER") ? getenv("USER") : "USER");
 	else
-		remedy(check, "modprobe kvm_intel or kvm_amd; enable virtualization in the firmware, or "
-		       "nested\nvirtualization if this is a VM; in a container, give it --device /dev/kvm");
+		remedy(check,
+		       "modprobe kvm_intel or kvm_amd; enable virtualization in the firmware, or "
+		       "nested\nvirtualization if this is a VM; in a container, give it --device "
+		       "/dev/kvm");
 }
 
 static void check_kvm_capabilities(struct report *r)
@@ -222,7 +230,8 @@ static void check_kvm_capabilities(struct report *r)
 	if (host->kvm_pre_fault)
 		add(r, "KVM_PRE_FAULT_MEMORY", OK, "stage-2 mappings can be made ahead");
 	else
-		remedy(add(r, "KVM_PRE_FAULT_MEMORY", MISSING, "none: each page costs a stage-2 fault"),
+		remedy(add(r, "KVM_PRE_FAULT_MEMORY", MISSING,
+			   "none: each page costs a stage-2 fault"),
 		       "run Linux 6.11 or later, on x86 with two-dimensional paging (EPT or NPT)");
 	if (host->kvm_userfault)
 		add(r, "KVM Userfault", OK, "faults exit to the vCPU's thread");
@@ -244,8 +253,10 @@ static void check_io_uring(struct report *r)
 		    strerror(-error));
 	if (error == -EPERM || error == -EACCES)
 		remedy(check, "sysctl -w kernel.io_uring_disabled=0%s",
-		       r->seccomp ? "\nand `io_uring_setup`, `io_uring_enter`, `io_uring_register` in "
-				    "the container's seccomp profile" : "");
+		       r->seccomp
+			       ? "\nand `io_uring_setup`, `io_uring_enter`, `io_uring_register` in "
+				 "the container's seccomp profile"
+			       : "");
 	else if (error == -ENOSYS)
 		remedy(check, "run a kernel with CONFIG_IO_URING=y%s",
 		       r->seccomp ? ", or allow it in the container's seccomp profile" : "");
@@ -325,13 +336,14 @@ static int print_json(const struct report *r)
 	for (unsigned i = 0; i < r->count; i++) {
 		const struct check *check = &r->check[i];
 
-		json_array_append_new(checks, json_pack("{s:s, s:s, s:s, s:s?}", "name", check->name,
-							"state", verdicts[check->verdict], "found",
-							check->found, "remedy",
-							*check->remedy ? check->remedy : NULL));
+		json_array_append_new(
+			checks, json_pack("{s:s, s:s, s:s, s:s?}", "name", check->name, "state",
+					  verdicts[check->verdict], "found", check->found, "remedy",
+					  *check->remedy ? check->remedy : NULL));
 	}
 	root = json_pack("{s:s, s:b, s:s?, s:s, s:o}", "version", infill_version(), "able", r->able,
-			 "engine", r->able ? "uffd" : NULL, "reason", engine_reason(r), "checks", checks);
+			 "engine", r->able ? "uffd" : NULL, "reason", engine_reason(r), "checks",
+			 checks);
 	text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
 	status = text ? cli_print(text) : cli_fail("doctor: out of memory");
 	free(text);

@@ -23,7 +23,8 @@ enum {
 
 static const struct cli_option serve_options[] = {
 	{ "max-vms", KEY_MAX_VMS, "N", "at most N VMs at once (256)" },
-	{ "max-clients", KEY_MAX_CLIENTS, "N", "at most N clients that have sent no regions yet (32)" },
+	{ "max-clients", KEY_MAX_CLIENTS, "N",
+	  "at most N clients that have sent no regions yet (32)" },
 	{ "shared", KEY_SHARED, NULL, "offer clones of one image a memory that they share" },
 	{ "fd-store", KEY_FD_STORE, NULL, "let systemd keep the files, not a supervisor" },
 	{ 0 },

@@ -263,7 +263,8 @@ static void print_bar(const json_t *vm)
 	printf("VM %-4" PRIu64 " [", number(vm, "id"));
 	for (int i = 0; i < columns; i++)
 		putchar(i < full ? '#' : '.');
-	printf("] %3.0f%% %10s %s\033[K\n", part * 100, show_bytes(bytes).text, string(vm, "state"));
+	printf("] %3.0f%% %10s %s\033[K\n", part * 100, show_bytes(bytes).text,
+	       string(vm, "state"));
 }
 
 /* Draw over the LINES lines of before; the number of lines drawn.  *LIVE: VMs that run. */
@@ -353,9 +354,9 @@ static int stat_(const struct cli_command *command, int argc, char **argv)
 		mode = key;
 	}
 	if (optind + 1 != argc)
-		return optind < argc ?
-			       cli_usage(command, "%s: not expected: name one socket", argv[optind + 1]) :
-			       cli_usage(command, "S: missing: name the pager's socket");
+		return optind < argc ? cli_usage(command, "%s: not expected: name one socket",
+						 argv[optind + 1])
+				     : cli_usage(command, "S: missing: name the pager's socket");
 	if (mode == KEY_WATCH)
 		return watch(argv[optind]);
 	return mode ? print_raw(argv[optind], mode == KEY_HDR) : print_table(argv[optind]);

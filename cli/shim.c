@@ -226,7 +226,9 @@ static void forget(void *start, size_t length)
 	pthread_mutex_lock(&lock);
 	next = 0;
 	while ((m = overlapping(from, to, &next))) {
-		struct mapping was = { .start = m->start, .offset = m->offset, .shared = m->shared };
+		struct mapping was = { .start = m->start,
+				       .offset = m->offset,
+				       .shared = m->shared };
 		uintptr_t end = atomic_exchange(&m->end, 0);
 
 		if (was.start < from)
@@ -261,13 +263,15 @@ static int move_up(int fd)
 static int check(const struct request *r)
 {
 	if (r->offset > attach.bytes || r->length > attach.bytes - r->offset)
-		return refuse(EINVAL, "the VMM maps bytes %llu to %llu of the image, which has %llu: "
+		return refuse(EINVAL,
+			      "the VMM maps bytes %llu to %llu of the image, which has %llu: "
 			      "give the VM the memory size that it was saved with",
 			      (unsigned long long)r->offset,
 			      (unsigned long long)(r->offset + r->length),
 			      (unsigned long long)attach.bytes);
 	if (attach.one && mapped_count)
-		return refuse(ENOTSUP, "the VMM maps the image a second time: with --record only one "
+		return refuse(ENOTSUP,
+			      "the VMM maps the image a second time: with --record only one "
 			      "mapping is possible");
 	/*
 	 * Two shared mappings of one page would be two opinions about whether it
@@ -275,7 +279,8 @@ static int check(const struct request *r)
 	 */
 	for (unsigned i = 0; r->shared && i < taken_count; i++)
 		if (r->offset < taken[i].end && taken[i].offset < r->offset + r->length)
-			return refuse(EBUSY, "the VMM maps bytes %llu to %llu of the image twice with "
+			return refuse(EBUSY,
+				      "the VMM maps bytes %llu to %llu of the image twice with "
 				      "MAP_SHARED, which cannot be filled lazily",
 				      (unsigned long long)r->offset,
 				      (unsigned long long)(r->offset + r->length));
@@ -320,7 +325,8 @@ static void *map_memory(const struct request *r)
 	if (r->shared)
 		return raw_mmap(r->address, r->length, PROT_NONE, flags | MAP_SHARED, memory_fd,
 				(off_t)r->offset);
-	return raw_mmap(r->address, r->length, PROT_NONE, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return raw_mmap(r->address, r->length, PROT_NONE, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			0);
 }
 
 static int watch(int uffd, void *at, uint64_t length)
@@ -412,7 +418,8 @@ static void *replace_locked(const struct request *r)
 		return MAP_FAILED;
 	at = map_memory(r);
 	if (at == MAP_FAILED)
-		refuse(errno, "mmap of %llu bytes: %s", (unsigned long long)r->length, strerror(errno));
+		refuse(errno, "mmap of %llu bytes: %s", (unsigned long long)r->length,
+		       strerror(errno));
 	else if (set_up(r, uffd, at))
 		at = give_back(r, at);
 	if (at == MAP_FAILED) {
@@ -452,7 +459,8 @@ static void *replace(void *address, size_t length, int prot, int flags, off_t of
 	if (!length || offset % (off_t)PAGE)
 		return errno = EINVAL, MAP_FAILED;
 	if (flags & MAP_HUGETLB) {
-		refuse(EINVAL, "the VMM maps the image with huge pages, which a file does not have");
+		refuse(EINVAL,
+		       "the VMM maps the image with huge pages, which a file does not have");
 		return MAP_FAILED;
 	}
 	if (flags & MAP_FIXED)

@@ -103,7 +103,8 @@ static const char *reason(int fd)
 	if (elf.e_ident[EI_CLASS] != ELFCLASS64 || elf.e_machine != OUR_MACHINE)
 		return "is a program for another architecture than infill's";
 	if (!has_loader(fd, &elf))
-		return "is statically linked, so nothing can be preloaded into it: use a dynamically "
+		return "is statically linked, so nothing can be preloaded into it: use a "
+		       "dynamically "
 		       "linked VMM, or one that speaks to `infill serve`";
 	return NULL;
 }

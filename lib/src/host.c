@@ -244,7 +244,8 @@ int infill_host_probe(struct infill_host *host)
 
 	if (size < sizeof(found) || size > 65536)
 		return err_set(-EINVAL,
-			       "infill_host: size is %zu: set it to sizeof(struct infill_host)", size);
+			       "infill_host: size is %zu: set it to sizeof(struct infill_host)",
+			       size);
 	probe_userfaultfd(&found);
 	probe_kvm(&found);
 	found.io_uring_error = probe_io_uring();

@@ -180,7 +180,8 @@ static void unmap(void)
 	size_t half = size / 2, quarter = size / 4;
 
 	if (munmap(memory, quarter) ||
-	    mmap(memory, quarter, PROT_READ | PROT_WRITE, fresh | MAP_FIXED_NOREPLACE, -1, 0) != memory ||
+	    mmap(memory, quarter, PROT_READ | PROT_WRITE, fresh | MAP_FIXED_NOREPLACE, -1, 0) !=
+		    memory ||
 	    mmap(memory + quarter, quarter, PROT_READ | PROT_WRITE, fresh | MAP_FIXED, -1, 0) !=
 		    memory + quarter)
 		fail("mmap in the place of the image");
@@ -349,14 +350,31 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
-	{ "background", background }, { "beyond", beyond }, { "closes", closes },
-	{ "dontneed", dontneed }, { "exits", exits }, { "fixed", fixed }, { "forked", forked },
-	{ "killed", killed }, { "locked", locked }, { "moved", moved }, { "never", never },
-	{ "no-access", no_access }, { "populate", populate }, { "private", private },
-	{ "punch-private", punch_private }, { "punch-shared", punch_shared },
-	{ "read-only", read_only }, { "reopen", reopen }, { "resize", resize }, { "shared", shared },
-	{ "split", split }, { "twice", twice }, { "twice-private", twice_private },
-	{ "unmap", unmap }, { "waits", waits },
+	{ "background", background },
+	{ "beyond", beyond },
+	{ "closes", closes },
+	{ "dontneed", dontneed },
+	{ "exits", exits },
+	{ "fixed", fixed },
+	{ "forked", forked },
+	{ "killed", killed },
+	{ "locked", locked },
+	{ "moved", moved },
+	{ "never", never },
+	{ "no-access", no_access },
+	{ "populate", populate },
+	{ "private", private },
+	{ "punch-private", punch_private },
+	{ "punch-shared", punch_shared },
+	{ "read-only", read_only },
+	{ "reopen", reopen },
+	{ "resize", resize },
+	{ "shared", shared },
+	{ "split", split },
+	{ "twice", twice },
+	{ "twice-private", twice_private },
+	{ "unmap", unmap },
+	{ "waits", waits },
 };
 
 static void read_reference(const char *name)

@@ -185,7 +185,8 @@ static void without_rights_the_probe_tells_the_truth(void **state)
 		if (host.userfaultfd != INFILL_USERFAULTFD_NO &&
 		    host.userfaultfd != INFILL_USERFAULTFD_USER_ONLY)
 			_exit(4);
-		_exit(fd == host.userfaultfd_error && strstr(infill_error(), "infill doctor") ? 0 : 5);
+		_exit(fd == host.userfaultfd_error && strstr(infill_error(), "infill doctor") ? 0
+											      : 5);
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_int_equal(status, 0);
