@@ -179,7 +179,7 @@ class Tap:
             self.errors.append(text)
         elif text.strip():
             # cmocka's skip() takes no reason: the test prints it just before.
-            self.note = re.sub(r"^[#\s]*(skip:\s*)?", "", text, flags=re.IGNORECASE)
+            self.note = re.sub(r"^[#\s]*(skip(ped)?:\s*)?", "", text, flags=re.IGNORECASE)
 
     def take_plan(self, count, reason):
         if self.plan is not None:
@@ -187,7 +187,7 @@ class Tap:
         self.plan = count
         if count == 0:
             if reason:
-                self.result.skips.append(reason)
+                self.result.skips.append(("", reason))
             else:
                 self.errors.append("a plan of no tests without a reason")
 
@@ -210,7 +210,7 @@ class Tap:
             # cmocka prints the test's name where the reason belongs.
             name, reason = reason, self.note
         if reason:
-            self.result.skips.append(f"{name}: {reason}")
+            self.result.skips.append((name, reason))
         else:
             self.result.failures.append(f"skip {self.seen} - {name}: no reason given")
 
@@ -492,6 +492,19 @@ def shorten(path, root):
     return path if relative.startswith("..") else relative
 
 
+def print_skips(skips):
+    """One line for each reason of a program, with the tests that it skipped."""
+    groups = {}
+    for program, name, reason in skips:
+        groups.setdefault((program, reason), []).append(name)
+    if skips:
+        print("skipped:")
+    for (program, reason), names in groups.items():
+        names = [name for name in names if name]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"     {program}: {names[0] + more + ': ' if names else ''}{reason}")
+
+
 def run_all(programs, root, build):
     """Run them all and print the closing lines; the exit status."""
     # Orphans of a test come to this process, so that they are found and reaped.
@@ -505,11 +518,8 @@ def run_all(programs, root, build):
         screen.end(result, shorten(run.log_path, root))
         passed += result.passed
         failed += len(result.failures)
-        skips += [f"{program}: {reason}" for reason in result.skips]
-    if skips:
-        print("skipped:")
-    for text in skips:
-        print(f"     {text}")
+        skips += [(str(program), name, reason) for name, reason in result.skips]
+    print_skips(skips)
     print(f"{passed} passed, {failed} failed, {len(skips)} skipped", flush=True)
     return 1 if failed or passed + len(skips) == 0 else 0
 
