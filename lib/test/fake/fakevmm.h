@@ -34,7 +34,7 @@ enum fakevmm_content {
 	FAKEVMM_IMAGE,    /* what the image holds */
 	FAKEVMM_REMOVED,  /* zeros */
 	FAKEVMM_WRITTEN,  /* what the VMM wrote */
-	FAKEVMM_POISONED, /* a touch raises SIGBUS, BUS_MCEERR_AR */
+	FAKEVMM_POISONED, /* a touch raises SIGBUS: BUS_MCEERR_AR, if the kernel knows memory errors */
 };
 
 /* What other processes may look at while a VMM runs. */
