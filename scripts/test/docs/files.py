@@ -12,7 +12,7 @@ import subprocess
 import tap
 
 ROOT = os.environ["INFILL_ROOT"]
-NO_COMMENTS = re.compile(r"^lib/fuzz/corpus/|/golden/|\.(json|png|trace|hdr)$")
+NO_COMMENTS = re.compile(r"^lib/fuzz/corpus/|/golden/|^cli/test/cases/|\.(json|png|trace|hdr)$")
 LARGEST = 1 << 20
 # Written with brackets so that these lines do not match themselves.
 MACHINE = re.compile(r"/work[/](?:main|shared)|/home[/][a-z]|/root[/]|/tmp[/]c/")
