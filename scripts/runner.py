@@ -129,7 +129,9 @@ def find_fuzz(root, build):
     script = os.path.join(root, "scripts", "fuzz-one")
     for source in sorted(glob.glob(os.path.join(root, "lib/fuzz/*.c"))):
         name = os.path.splitext(os.path.basename(source))[0]
-        command = [script, os.path.join(build, "fuzz", name), os.path.join(root, "lib/fuzz/corpus", name)]
+        # trace_fuzz.c keeps its corpus in corpus/trace.
+        corpus = os.path.join(root, "lib/fuzz/corpus", name.removesuffix("_fuzz"))
+        command = [script, os.path.join(build, "fuzz", name), corpus]
         programs.append(Program("fuzz", name, command, source))
     return programs
 
