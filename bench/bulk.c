@@ -75,12 +75,11 @@ static void *put_all(void *arg)
 	return NULL;
 }
 
-/* Nanoseconds from the start of THREADS copies of MODEL until all are done. */
-static uint64_t put_threads(const struct stretch *model, unsigned threads, size_t bytes)
+/* Run THREADS copies of MODEL until all are done. */
+static void put_threads(const struct stretch *model, unsigned threads, size_t bytes)
 {
 	struct stretch s[THREADS_MAX];
 	pthread_barrier_t begin;
-	uint64_t start;
 
 	pthread_barrier_init(&begin, NULL, threads + 1);
 	for (unsigned i = 0; i < threads; i++) {
@@ -92,17 +91,26 @@ static uint64_t put_threads(const struct stretch *model, unsigned threads, size_
 		if (pthread_create(&s[i].thread, NULL, put_all, &s[i]))
 			fail("limit", "cannot start thread %u", i);
 	}
-	/* Before the barrier: on few CPUs the threads run ahead of this one. */
-	start = now_ns();
 	pthread_barrier_wait(&begin);
 	for (unsigned i = 0; i < threads; i++)
 		pthread_join(s[i].thread, NULL);
 	pthread_barrier_destroy(&begin);
-	return now_ns() - start;
 }
 
-static void add_time(struct row *row, size_t bytes, uint64_t ns)
+struct stopwatch {
+	uint64_t ns, cpu;
+};
+
+static struct stopwatch stopwatch(void)
 {
+	return (struct stopwatch){ now_ns(), cpu_ns() };
+}
+
+static void add_time(struct row *row, size_t bytes, struct stopwatch begin)
+{
+	uint64_t ns = now_ns() - begin.ns;
+
+	figure_add(row, METRIC_CPU_MS, (cpu_ns() - begin.cpu) / 1e6);
 	figure_add(row, METRIC_TOTAL_MS, ns / 1e6);
 	figure_add(row, METRIC_MIB_S, bytes / 1048576.0 / (ns / 1e9));
 }
@@ -127,13 +135,16 @@ static void run_limit(const struct item *item)
 {
 	const struct content *c = &item->bench->content;
 	struct stretch s = { .source = item->huge ? c->huge : c->buffer, .chunk = item->chunk };
+	struct stopwatch begin;
 	struct guest g;
 
 	guest_map(&g, item->backing, c->bytes,
 		  item->backing == BACKING_MINOR ? shared_cache(item->bench) : -1);
 	s.guest = &g;
 	s.uffd = guest_register(&g);
-	add_time(item->row, c->bytes, put_threads(&s, item->threads, c->bytes));
+	begin = stopwatch();
+	put_threads(&s, item->threads, c->bytes);
+	add_time(item->row, c->bytes, begin);
 	close(s.uffd);
 	check_content(&g);
 	guest_unmap(&g);
@@ -144,16 +155,16 @@ static void run_limit_mapped(const struct item *item)
 {
 	const struct content *c = &item->bench->content;
 	struct stretch s = { .chunk = item->chunk };
+	struct stopwatch begin;
 	struct guest g;
-	uint64_t start, ns;
 
 	guest_map(&g, item->backing, c->bytes, -1);
 	s.guest = &g;
 	s.uffd = guest_register(&g);
-	start = now_ns();
+	begin = stopwatch();
 	s.source = content_map(c, MAP_POPULATE);
-	ns = now_ns() - start;
-	add_time(item->row, c->bytes, ns + put_threads(&s, item->threads, c->bytes));
+	put_threads(&s, item->threads, c->bytes);
+	add_time(item->row, c->bytes, begin);
 	munmap((void *)(uintptr_t)s.source, c->bytes);
 	close(s.uffd);
 	guest_unmap(&g);
@@ -165,21 +176,24 @@ static void run_memcpy(const struct item *item)
 	struct guest none = { 0 };
 	struct stretch s = { .guest = &none, .source = item->huge ? c->huge : c->buffer,
 			     .chunk = CONTENT_HUGE, .uffd = -1 };
+	struct stopwatch begin;
 
 	s.target = machine_alloc(c->bytes, "target");
-	add_time(item->row, c->bytes, put_threads(&s, item->threads, c->bytes));
+	begin = stopwatch();
+	put_threads(&s, item->threads, c->bytes);
+	add_time(item->row, c->bytes, begin);
 	machine_free(s.target, c->bytes);
 }
 
 static void run_infill(const struct item *item)
 {
-	uint64_t start = now_ns();
+	struct stopwatch begin = stopwatch();
 	struct restored r;
 
 	if (!restored_begin(&r, item))
 		return;
 	engine_wait(&r.engine, INFILL_WAIT_RESIDENT);
-	add_time(item->row, r.guest.bytes, now_ns() - start);
+	add_time(item->row, r.guest.bytes, begin);
 	check_content(&r.guest);
 	restored_end(&r);
 }
@@ -192,16 +206,16 @@ static bool run_clone(const struct item *item, struct engine_cache *cache, bool 
 				     .cache = cache->cache };
 	struct engine e;
 	struct guest g;
-	uint64_t start;
+	struct stopwatch begin;
 	bool ok;
 
 	guest_map(&g, BACKING_MINOR, c->bytes, infill_cache_fd(cache->cache));
-	start = now_ns();
+	begin = stopwatch();
 	ok = !engine_start(&e, &s, &g);
 	if (ok) {
 		engine_wait(&e, INFILL_WAIT_RESIDENT);
 		if (measure)
-			add_time(item->row, c->bytes, now_ns() - start);
+			add_time(item->row, c->bytes, begin);
 		check_content(&g);
 		engine_stop(&e);
 	} else {
@@ -303,6 +317,16 @@ static void add_ratio(const char *name, enum backing backing, const char *infill
 		ratio_set(name, value, target > 0 ? '>' : 0, target);
 }
 
+/* CPU time, which neighbours change less than the time that passes. */
+static void add_ratio_cpu(const char *name, enum backing backing, const char *infill)
+{
+	double value;
+
+	if (figure_ratio(limit_row(backing), figure_find(group_name[backing], infill),
+			 METRIC_CPU_MS, &value))
+		ratio_set(name, value, 0, 0);
+}
+
 /* A session has one thread: what it leaves unused where the limit has them all. */
 static void add_ratio_all_cpus(const char *name, enum backing backing)
 {
@@ -315,6 +339,17 @@ static void add_ratio_all_cpus(const char *name, enum backing backing)
 		ratio_set(name, value, 0, 0);
 }
 
+/* Against the limit from where infill has its bytes. */
+static void add_ratio_mapped(const char *name, enum backing backing)
+{
+	double value;
+
+	if (figure_ratio(figure_find(group_name[backing], "infill all"),
+			 figure_find(group_name[backing], "limit, 2 MiB a call, mapped image"),
+			 METRIC_MIB_S, &value))
+		ratio_set(name, value, 0, 0);
+}
+
 static void add_ratios(void)
 {
 	add_ratio("bulk_vs_limit_4k", BACKING_ANON, "infill all", 0.95);
@@ -323,6 +358,10 @@ static void add_ratios(void)
 	add_ratio("bulk_vs_limit_2m", BACKING_HUGETLB, "infill all", 0.95);
 	add_ratio("bulk_no_map_vs_limit_4k", BACKING_ANON, "infill all, no map", 0);
 	add_ratio("bulk_no_map_vs_limit_2m", BACKING_HUGETLB, "infill all, no map", 0);
+	add_ratio_mapped("bulk_vs_limit_mapped_4k", BACKING_ANON);
+	add_ratio_mapped("bulk_vs_limit_mapped_2m", BACKING_HUGETLB);
+	add_ratio_cpu("bulk_cpu_vs_limit_4k", BACKING_ANON, "infill all");
+	add_ratio_cpu("bulk_cpu_vs_limit_2m", BACKING_HUGETLB, "infill all");
 	add_ratio_all_cpus("bulk_vs_limit_4k_all_cpus", BACKING_ANON);
 	add_ratio_all_cpus("bulk_vs_limit_2m_all_cpus", BACKING_HUGETLB);
 }

@@ -21,6 +21,7 @@ static const struct {
 } names[METRICS] = {
 	[METRIC_TOTAL_MS] = { "total_ms", "total ms", 1 },
 	[METRIC_MIB_S] = { "rate_mib_s", "MiB/s", 0 },
+	[METRIC_CPU_MS] = { "cpu_ms", "CPU ms", 1 },
 	[METRIC_P50_US] = { "p50_us", "p50 us", 2 },
 	[METRIC_P99_US] = { "p99_us", "p99 us", 2 },
 	[METRIC_TOUCHES] = { "touches", "touches", 0 },

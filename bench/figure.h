@@ -20,6 +20,7 @@
 enum metric {
 	METRIC_TOTAL_MS, /* restore begun until all is touched, or all is filled */
 	METRIC_MIB_S,
+	METRIC_CPU_MS,   /* of the whole process meanwhile */
 	METRIC_P50_US,   /* of the touches of one run */
 	METRIC_P99_US,
 	METRIC_TOUCHES,  /* that were measured in one run */

@@ -21,6 +21,15 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* CPU time of all threads of this process so far, in nanoseconds. */
+static inline uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* Print "restore: WHAT: why" to stderr and end the program with status 1. */
 void fail(const char *what, const char *format, ...)
 	__attribute__((noreturn, format(printf, 2, 3)));
