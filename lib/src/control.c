@@ -392,7 +392,8 @@ static int ask_once(const char *path, bool hdr, uint64_t deadline, char **text)
 	if (sock < 0)
 		return sock;
 	n = send(sock, ask, strlen(ask), MSG_NOSIGNAL);
-	if (n < 0)
+	/* EPIPE: it was closed already, and why may be there to be read. */
+	if (n < 0 && errno != EPIPE)
 		n = err_set(-errno, "%s: cannot ask the pager: %m", path);
 	else
 		n = read_all(sock, text, deadline);

@@ -511,7 +511,7 @@ static int ask_cache(int sock, const char *path, int *cache_fd)
 	json_t *root;
 	int n = send_all(sock, ask, sizeof(ask) - 1, -1);
 
-	if (!n)
+	if (!n || n == -EPIPE) /* closed already: why may be there to be read */
 		n = receive_answer(sock, line, sizeof(line), cache_fd);
 	if (n < 0)
 		return err_set(n, "%s: the pager did not answer: %m", path);

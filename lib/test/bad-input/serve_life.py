@@ -334,6 +334,38 @@ def few_files():
     says(log, "max_vms is lowered from 256 to 10")
 
 
+@tap.test("what is only kept is bounded: who connects then waits until there is room")
+def kept_is_bounded():
+    with Server(pages=16, max_vms=2) as server:
+        kept = [Vm(server, "--bad", "--close", "--hold") for _ in range(2)]
+        until("both are refused", lambda: server.log().count("refused") == 2)
+        vm = Vm(server, "--close", "--hold")
+        time.sleep(0.3)
+        tap.true("16 MiB" not in server.log() and "0 MiB" not in server.log(), "it waits")
+        kept[0].kill()
+        server.logged("0 MiB in 1 region")
+        vm.go()
+        tap.equal(vm.end(), "ok 16\n", "the VM that waited")
+        kept[1].kill()
+
+
+@tap.test("a worker whose supervisor was killed ends by SIGTERM, and kills VMs that need pages")
+def orphan_stops():
+    with Server(pages=64, **DEMAND_ONLY) as server:
+        worker = server.worker()
+        vm = Vm(server, "--hold", "--close")
+        until("it is served", server.running)
+        os.kill(worker, signal.SIGTERM)
+        server.stat()
+        server.process.kill()
+        server.process.wait()
+        server.logged("the supervisor is gone")
+        os.kill(worker, signal.SIGTERM)
+        tap.equal(vm.process.wait(20), -signal.SIGKILL, "the VM")
+        until("the worker ends", lambda: not alive(worker))
+        vm.kill()
+
+
 @tap.test("a connection that sends nothing and closes leaves no word in the log")
 def quiet_probe():
     with Server(pages=1) as server:
