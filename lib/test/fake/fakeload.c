@@ -49,6 +49,7 @@ struct fakevmm_run {
 	struct worker worker[THREADS_MAX];
 	unsigned workers;
 	unsigned touchers;
+	pthread_t locker;
 	_Atomic unsigned touching;
 	_Atomic bool stop;
 	_Atomic bool over;
@@ -483,30 +484,59 @@ static uint64_t claim_range(struct fakevmm *vmm, uint64_t first, uint64_t count)
 	return n;
 }
 
+/* Give back a range somewhere. */
+static int remove_somewhere(struct worker *worker, const struct fakevmm_load *load)
+{
+	uint64_t first = load->first + worker_random(worker) % load->count;
+	uint64_t count = 1 + worker_random(worker) % load->remove_pages;
+	int err;
+
+	if (count > load->first + load->count - first)
+		count = load->first + load->count - first;
+	count = claim_range(worker->vmm, first, count);
+	if (!count)
+		return 0;
+	atomic_store(&worker->page, first);
+	atomic_store(&worker->since, fake_now_ns());
+	err = remove_claimed(worker->vmm, first, count);
+	atomic_store(&worker->since, 0);
+	pause_us(load->remove_pause_us);
+	return err;
+}
+
 static void *remover_run(void *arg)
 {
 	struct worker *worker = self = arg;
-	struct fakevmm *vmm = worker->vmm;
-	struct fakevmm_run *run = vmm->run;
+	struct fakevmm_run *run = worker->vmm->run;
+	uint64_t end = fake_now_ns() + run->load.remove_ms * 1000000ull;
 	int err = 0;
 
-	while (!err && atomic_load(&run->touching) && !atomic_load(&run->stop)) {
-		uint64_t first = run->load.first + worker_random(worker) % run->load.count;
-		uint64_t count = 1 + worker_random(worker) % run->load.remove_pages;
-
-		if (count > run->load.first + run->load.count - first)
-			count = run->load.first + run->load.count - first;
-		count = claim_range(vmm, first, count);
-		if (!count)
-			continue;
-		atomic_store(&worker->page, first);
-		atomic_store(&worker->since, fake_now_ns());
-		err = remove_claimed(vmm, first, count);
-		atomic_store(&worker->since, 0);
-		pause_us(run->load.remove_pause_us);
-	}
+	while (!err && atomic_load(&run->touching) && !atomic_load(&run->stop) &&
+	       !(run->load.remove_ms && fake_now_ns() > end))
+		err = remove_somewhere(worker, &run->load);
 	if (err)
-		fail(vmm, "madvise: %s", strerror(-err));
+		fail(worker->vmm, "madvise: %s", strerror(-err));
+	return NULL;
+}
+
+/* mprotect() of many pages holds the address space's lock as writer, for about a millisecond. */
+static void *locker_run(void *arg)
+{
+	struct fakevmm_run *run = arg;
+	size_t length = 128u << 20;
+	char *at = mmap(NULL, length, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED || madvise(at, length, MADV_NOHUGEPAGE))
+		fake_die("memory of the locking thread");
+	for (size_t i = 0; i < length; i += FAKE_PAGE)
+		at[i] = 1;
+	while (!atomic_load(&run->over)) {
+		mprotect(at, length, PROT_READ);
+		mprotect(at, length, PROT_READ | PROT_WRITE);
+		pause_us(100);
+	}
+	munmap(at, length);
 	return NULL;
 }
 
@@ -602,6 +632,8 @@ void fakevmm_start(struct fakevmm *vmm, const struct fakevmm_load *load)
 	vmm->run = run;
 	for (unsigned i = 0; i < run->workers; i++)
 		worker_start(vmm, i, i >= run->touchers);
+	if (run->load.lock_often && pthread_create(&run->locker, NULL, locker_run, run))
+		fake_die("locking thread of the fake VMM");
 	if (pthread_create(&run->watchdog, NULL, watchdog_run, run))
 		fake_die("watchdog of the fake VMM");
 }
@@ -653,6 +685,8 @@ int fakevmm_finish(struct fakevmm *vmm)
 		pthread_join(run->worker[i].thread, NULL);
 	atomic_store(&run->over, true);
 	pthread_join(run->watchdog, NULL);
+	if (run->load.lock_often)
+		pthread_join(run->locker, NULL);
 	for (unsigned i = 0; i < run->workers; i++)
 		free(run->worker[i].buffer);
 	vmm->run = NULL;

@@ -96,6 +96,10 @@ struct fakevmm_load {
 	unsigned removers;        /* threads that give pages back while others touch */
 	unsigned remove_pages;    /* longest range; 0: 64 */
 	unsigned remove_pause_us;
+	unsigned remove_ms;       /* removers end after so long; 0: with the touchers */
+	bool lock_often;          /* one more thread keeps the address space locked again and
+				     again: a removal is then delayed between the pager's
+				     reading of its event and its effect */
 	unsigned touch_pause_us;
 	uint64_t seed;
 };
