@@ -3,10 +3,10 @@
  * ahead.c: filling that no fault asked for: reads ahead of it, and installs
  * in slices.  Internal.
  *
- * A run that the image can map is installed straight from there; any other
- * is read into a chunk.  Reads stop while a fault waits for the disk, and
- * slices are small while faults keep coming, so that a fault waits for one
- * small install at most.
+ * What a window of the image has in memory is installed straight from there;
+ * the rest is read into chunks.  Reads stop while a fault waits for the disk,
+ * and slices are small while faults keep coming, so that a fault waits for
+ * one small slice at most.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,34 +20,34 @@
 #include "pool.h"
 
 #define AHEAD_BYTES (4u << 20) /* under way or ready, for each session: two huge pages */
-#define RUN_MAX (2u << 20)     /* taken from the queue, and mapped, at a time */
 #define READ_MAX (256u << 10)  /* read at a time */
 
-static struct chunk *chunk_new(struct infill_session *s, const struct pagemap_region *r,
-			       uint64_t page, uint64_t count, enum why why)
+static struct chunk *chunk_new(struct infill_session *s, const struct queue_run *run, enum why why)
 {
 	struct chunk *c = calloc(1, sizeof(*c));
 
 	if (!c)
 		return NULL;
 	c->session = s;
-	c->region = r;
-	c->page = page;
-	c->count = count;
+	c->run = *run;
 	c->why = why;
 	return c;
 }
 
-struct chunk *chunk_read(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-			 uint64_t count, enum why why)
+static uint64_t run_bytes(const struct queue_run *run)
 {
-	struct chunk *c = chunk_new(s, r, page, count, why);
+	return run->count * run->region->page_size;
+}
+
+struct chunk *chunk_read(struct infill_session *s, const struct queue_run *run, enum why why)
+{
+	struct chunk *c = chunk_new(s, run, why);
 
 	if (!c)
 		return NULL;
 	c->read.image = s->image;
-	c->read.offset = pagemap_offset(r, page);
-	c->read.length = count * r->page_size;
+	c->read.offset = pagemap_offset(run->region, run->page);
+	c->read.length = run_bytes(run);
 	c->read.buffer = aligned_alloc(4096, c->read.length);
 	if (!c->read.buffer) {
 		free(c);
@@ -65,12 +65,6 @@ void chunk_free(struct chunk *c)
 	free(c);
 }
 
-static uint64_t chunk_bytes(const struct chunk *c)
-{
-	return c->count * c->region->page_size;
-}
-
-/* Its content is here: behind the others, or, to go on with it, before them. */
 static void make_ready(struct infill_session *s, struct chunk *c)
 {
 	c->next = NULL;
@@ -86,90 +80,85 @@ static void retire(struct infill_session *s)
 	s->ready = c->next;
 	if (!s->ready)
 		s->ready_tail = &s->ready;
-	s->ahead_bytes -= chunk_bytes(c);
-	if (c->mapped)
-		image_unmap(s->image, pagemap_offset(c->region, c->page), chunk_bytes(c));
+	s->ahead_bytes -= run_bytes(&c->run);
+	/* The rest passes each window once; a trace comes back. */
+	if (c->mapped && c->why == WHY_REST)
+		window_drop(&s->windows, s->image, pagemap_offset(c->run.region, c->run.page));
 	chunk_free(c);
 }
 
-/* Have a run read, in pieces; they count as under way. */
-static bool read_run(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-		     uint64_t count, enum why why)
+/* The first COUNT pages of RUN; RUN becomes what is behind them. */
+static struct queue_run split_off(struct queue_run *run, uint64_t count)
 {
-	const uint64_t most = READ_MAX / r->page_size ? READ_MAX / r->page_size : 1;
+	struct queue_run front = *run;
 
-	for (uint64_t n; count; page += n, count -= n) {
-		struct chunk *c;
+	front.count = count < run->count ? count : run->count;
+	run->page += front.count;
+	run->count -= front.count;
+	return front;
+}
 
-		n = count < most ? count : most;
-		c = chunk_read(s, r, page, n, why);
+/* Have a run read, in pieces; they count as under way. */
+static bool read_run(struct infill_session *s, struct queue_run run, enum why why)
+{
+	const uint64_t most = READ_MAX / run.region->page_size;
+
+	while (run.count) {
+		struct queue_run piece = split_off(&run, most ? most : 1);
+		struct chunk *c = chunk_read(s, &piece, why);
+
 		if (!c)
 			return false;
-		s->ahead_bytes += chunk_bytes(c);
+		s->ahead_bytes += run_bytes(&piece);
 		s->trace_reading += why == WHY_TRACE;
 	}
 	return true;
 }
 
-/* A chunk that needs no read, from DATA or from the cache. */
+/* A chunk that needs no read, from a window's DATA or from the cache. */
 static bool ready_run(struct infill_session *s, const struct queue_run *run, enum why why,
-		      const void *data)
+		      const char *data)
 {
-	struct chunk *c = chunk_new(s, run->region, run->page, run->count, why);
+	struct chunk *c = chunk_new(s, run, why);
 
 	if (!c)
 		return false;
 	c->data = data;
 	c->mapped = data != NULL;
 	c->cached = data == NULL;
-	s->ahead_bytes += chunk_bytes(c);
+	s->ahead_bytes += run_bytes(run);
 	make_ready(s, c);
 	return true;
 }
 
-/* Pages that the cache has need no content.  RUN becomes what is behind them. */
-static bool take_cached(struct infill_session *s, struct queue_run *run, enum why why)
+/* A run that the cache has nothing of, or there is no cache. */
+static bool map_or_read(struct infill_session *s, const struct queue_run *run, enum why why)
 {
-	uint64_t offset = pagemap_offset(run->region, run->page);
-	struct queue_run have = *run;
+	uint64_t offset = pagemap_offset(run->region, run->page), bytes = run_bytes(run);
+	const char *data = NULL;
 
-	have.count = cache_present(s->cache, offset, run->count);
-	if (have.count && !ready_run(s, &have, why, NULL))
-		return false;
-	run->page += have.count;
-	run->count -= have.count;
-	return true;
+	/* A huge page may lie across windows. */
+	if (offset % WINDOW_BYTES + bytes <= WINDOW_BYTES)
+		data = window_map(&s->windows, s->image, offset, bytes);
+	return data ? ready_run(s, run, why, data) : read_run(s, *run, why);
 }
 
-/*
- * Get the content of RUN on its way: what the cache has, and what is in the
- * page cache, is ready; the rest is read.
- */
-static bool start_run(struct infill_session *s, struct queue_run *run, enum why why)
+/* Get the content of RUN on its way; what the cache has needs none. */
+static bool start_run(struct infill_session *s, struct queue_run run, enum why why)
 {
-	const struct pagemap_region *r = run->region;
-	const void *data;
+	bool ok = true;
 
-	while (run->count) {
-		struct queue_run part = *run;
-		uint64_t offset;
+	if (!s->cache)
+		return map_or_read(s, &run, why);
+	while (ok && run.count) {
+		uint64_t offset = pagemap_offset(run.region, run.page);
+		size_t have = cache_present(s->cache, offset, run.count);
+		struct queue_run part =
+			split_off(&run, have ? have : cache_absent(s->cache, offset, run.count));
 
-		if (s->cache && !take_cached(s, run, why))
-			return false;
-		part = *run;
-		if (!part.count)
-			break;
-		offset = pagemap_offset(r, part.page);
-		if (s->cache)
-			part.count = cache_absent(s->cache, offset, part.count);
-		data = image_map(s->image, offset, part.count * r->page_size);
-		if (data ? !ready_run(s, &part, why, data) :
-			   !read_run(s, r, part.page, part.count, why))
-			return false;
-		run->page += part.count;
-		run->count -= part.count;
+		ok = have ? ready_run(s, &part, why, NULL) : map_or_read(s, &part, why);
 	}
-	return true;
+	return ok;
 }
 
 /* Pages of a hole are settled without an install. */
@@ -182,71 +171,93 @@ static void settle_hole(struct infill_session *s, const struct queue_run *run)
 	session_check_resident(s);
 }
 
-/* Take runs from the queue until enough is on its way.  True: took some. */
+/*
+ * Take a run from the queue and get its content on its way.  False: there is
+ * none, or enough is on its way, or a fault waits for the disk.
+ */
 static bool fetch(struct infill_session *s, uint64_t now)
 {
 	struct queue_run run;
-	bool took = false;
 
-	/* The disk is for faults while one waits for it. */
-	while (!s->over && !s->demand_reading && s->ahead_bytes < AHEAD_BYTES &&
-	       (!s->ready || !s->ready->mapped) && queue_next(s, RUN_MAX, now, &run)) {
-		took = true;
-		if (run.hole) {
-			settle_hole(s, &run); /* up to 64 Ki pages: look at the events now */
-			break;
-		}
-		if (!start_run(s, &run, run.trace ? WHY_TRACE : WHY_REST))
-			session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
-	}
-	return took;
+	if (s->over || s->demand_reading || s->ahead_bytes >= AHEAD_BYTES ||
+	    !queue_next(s, WINDOW_BYTES, now, &run))
+		return false;
+	if (run.hole)
+		settle_hole(s, &run);
+	else if (!start_run(s, run, run.trace ? WHY_TRACE : WHY_REST))
+		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
+	return true;
 }
 
 /* The mapping cannot be read any more: was the image changed, or is its disk failing? */
 static void mapping_failed(struct infill_session *s, struct chunk *c)
 {
 	int err = infill_image_check(s->image);
+	struct queue_run left = c->run;
 
+	split_off(&left, c->done);
 	if (err)
 		session_fail(s, err);
-	else if (!read_run(s, c->region, c->page + c->done, c->count - c->done, c->why))
+	else if (!read_run(s, left, c->why))
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
 	retire(s);
 }
 
-static uint64_t slice_pages(const struct infill_session *s, const struct chunk *c, uint64_t now)
-{
-	uint64_t bytes = now - s->demand_ns < DEMAND_RECENT_NS ? SLICE_DEMAND : SLICE_MAX;
-	uint64_t pages = bytes / c->region->page_size, left = c->count - c->done;
-
-	pages = pages ? pages : 1;
-	return pages < left ? pages : left;
-}
-
-/* Install a slice of the first ready chunk.  True: it went on. */
-static bool install_slice(struct infill_session *s, uint64_t now)
+/* Install wanted pages of the first ready chunk, BUDGET bytes at most but one page at least. */
+static int install_some(struct infill_session *s, uint64_t *budget)
 {
 	struct chunk *c = s->ready;
-	uint64_t page = c->page + c->done, count = slice_pages(s, c, now), done;
-	int err;
+	const struct pagemap_region *r = c->run.region;
+	uint64_t count, most = *budget / r->page_size, done = 0;
+	uint64_t page = queue_wanted(s, &c->run, c->run.page + c->done, &count);
+	int err = 0;
 
-	if (c->cached)
-		err = fill_cached(s, c->region, page, count, c->why, &done);
-	else
-		err = fill_data(s, c->region, page, count, c->data + c->done * c->region->page_size,
+	most = most ? most : 1;
+	count = count < most ? count : most;
+	if (count && c->cached)
+		err = fill_cached(s, r, page, count, c->why, &done);
+	else if (count)
+		err = fill_data(s, r, page, count, c->data + (page - c->run.page) * r->page_size,
 				c->mapped, c->why, &done);
-	c->done += done;
-	if (c->mapped && !err) {
-		/* The kernel copied it just now: was it still the image that was opened? */
-		err = infill_image_check(s->image);
-		if (err)
-			session_fail(s, err);
-	}
+	c->done = page + done - c->run.page;
+	*budget -= done * r->page_size < *budget ? done * r->page_size : *budget;
 	if (err == -EFAULT)
 		mapping_failed(s, c);
-	else if (c->done == c->count)
+	else if (!err && c->done == c->run.count)
 		retire(s);
-	return err != -EAGAIN;
+	return err == -EFAULT ? 0 : err;
+}
+
+static uint64_t slice_bytes(const struct infill_session *s, uint64_t now)
+{
+	return now - s->demand_ns < DEMAND_RECENT_NS ? SLICE_DEMAND : SLICE_MAX;
+}
+
+/*
+ * Install a slice.  The image is verified before and after: what is copied
+ * from a window is not looked at in between.  True: it went on.
+ */
+static bool install_slice(struct infill_session *s, uint64_t now)
+{
+	uint64_t budget = slice_bytes(s, now);
+	int err = infill_image_check(s->image);
+	bool went_on = false;
+
+	while (!err && !s->over && budget && (s->ready || fetch(s, now))) {
+		went_on = true;
+		if (s->ready)
+			err = install_some(s, &budget);
+		else
+			break; /* its content is being read, or it was a long hole */
+	}
+	if (!err || err == -EAGAIN) {
+		int stale = infill_image_check(s->image);
+
+		err = stale ? stale : err;
+	}
+	if (err && err != -EAGAIN)
+		session_fail(s, err);
+	return went_on && err != -EAGAIN;
 }
 
 /* All of the trace was handed out and has arrived. */
@@ -260,6 +271,7 @@ static void check_trace_done(struct infill_session *s)
 		if (c->why == WHY_TRACE)
 			return;
 	s->trace_told = true;
+	window_drop_all(&s->windows, s->image);
 	stats_mark(&s->pm.stats->trace_done_ns, stats_now());
 	timeline_mark(s->timeline, stats_now(), "trace-done");
 	session_event(s, INFILL_EVENT_TRACE_DONE, 0, 0, s->trace.bytes, NULL);
@@ -268,14 +280,16 @@ static void check_trace_done(struct infill_session *s)
 
 bool ahead_step(struct infill_session *s)
 {
-	uint64_t now = stats_now();
-	bool more = false;
+	uint64_t now;
+	bool more;
 
-	if (s->over)
+	if (s->over || (s->resident && !s->ready))
 		return false;
-	if (s->ready)
-		more = install_slice(s, now);
-	more |= fetch(s, now);
+	now = stats_now();
+	more = install_slice(s, now);
+	/* Once it has to be read, keep the disk busy. */
+	while (s->under_way && fetch(s, now))
+		more = true;
 	if (!s->over)
 		check_trace_done(s);
 	return more && !s->over;
@@ -287,18 +301,17 @@ uint64_t ahead_wait(struct infill_session *s, uint64_t now)
 		return UINT64_MAX;
 	if (s->ready)
 		return 0;
-	if (s->demand_reading || s->ahead_bytes)
+	if (s->demand_reading || s->ahead_bytes >= AHEAD_BYTES)
 		return UINT64_MAX; /* a read will end */
 	return queue_wait(s, now);
 }
 
 /* Read the halves by themselves: in the end a single page is known to be bad. */
-static void split(struct infill_session *s, struct chunk *c)
+static void read_halves(struct infill_session *s, struct chunk *c)
 {
-	uint64_t half = c->count / 2;
+	struct queue_run rest = c->run, half = split_off(&rest, c->run.count / 2);
 
-	if (!read_run(s, c->region, c->page, half, c->why) ||
-	    !read_run(s, c->region, c->page + half, c->count - half, c->why))
+	if (!read_run(s, half, c->why) || !read_run(s, rest, c->why))
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
 }
 
@@ -313,13 +326,13 @@ void ahead_read_done(struct infill_session *s, struct chunk *c)
 		make_ready(s, c);
 		return;
 	}
-	s->ahead_bytes -= chunk_bytes(c);
+	s->ahead_bytes -= run_bytes(&c->run);
 	if (err == -ESTALE)
 		session_fail(s, err_set(err, "%s: changed while it was served", image_name(s->image)));
-	else if (c->count > 1)
-		split(s, c);
-	else if (pagemap_get(&s->pm, c->page) == PAGE_MISSING)
-		fill_poison(s, c->region, c->page, err);
+	else if (c->run.count > 1)
+		read_halves(s, c);
+	else if (pagemap_get(&s->pm, c->run.page) == PAGE_MISSING)
+		fill_poison(s, c->run.region, c->run.page, err);
 	chunk_free(c);
 }
 
@@ -327,4 +340,5 @@ void ahead_drop(struct infill_session *s)
 {
 	while (s->ready)
 		retire(s);
+	window_drop_all(&s->windows, s->image);
 }

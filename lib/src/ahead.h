@@ -14,8 +14,7 @@
  * A chunk whose content has to be read: allocated with its buffer and given
  * to the thread's reader.  NULL: no memory.
  */
-struct chunk *chunk_read(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-			 uint64_t count, enum why why);
+struct chunk *chunk_read(struct infill_session *s, const struct queue_run *run, enum why why);
 void chunk_free(struct chunk *c);
 
 /* Install one slice, or start reads.  True: there is more to do right now. */

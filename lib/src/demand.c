@@ -93,7 +93,7 @@ static struct chunk *chunk_under_way(const struct infill_session *s, uint64_t pa
 	for (unsigned i = 0; i < s->waiting_count; i++) {
 		struct chunk *c = s->waiting[i].chunk;
 
-		if (c && page - c->page < c->count)
+		if (c && page - c->run.page < c->run.count)
 			return c;
 	}
 	return NULL;
@@ -102,8 +102,8 @@ static struct chunk *chunk_under_way(const struct infill_session *s, uint64_t pa
 static struct chunk *read_for_demand(struct infill_session *s, const struct pagemap_region *r,
 				     uint64_t page, uint64_t count)
 {
-	struct chunk *c = s->demand_reading < READS_MAX ? chunk_read(s, r, page, count, WHY_DEMAND) :
-							   NULL;
+	const struct queue_run run = { .region = r, .page = page, .count = count };
+	struct chunk *c = s->demand_reading < READS_MAX ? chunk_read(s, &run, WHY_DEMAND) : NULL;
 
 	s->demand_reading += c != NULL;
 	return c;
@@ -325,6 +325,7 @@ void demand_resume(struct infill_session *s)
 /* Only the pages that were asked for: the rest of the window is in the page cache now. */
 static void install_read(struct infill_session *s, struct chunk *c)
 {
+	const struct pagemap_region *r = c->run.region;
 	unsigned i = 0;
 
 	while (i < s->waiting_count && !s->over) {
@@ -336,9 +337,8 @@ static void install_read(struct infill_session *s, struct chunk *c)
 			if (pagemap_get(&s->pm, page) != PAGE_MISSING)
 				serve_one(s, w);
 			else
-				fill_data(s, c->region, page, 1,
-					  c->data + (page - c->page) * c->region->page_size, false,
-					  WHY_DEMAND, &done);
+				fill_data(s, r, page, 1, c->data + (page - c->run.page) * r->page_size,
+					  false, WHY_DEMAND, &done);
 		}
 		i = entry_after(s, i, page);
 	}
@@ -355,10 +355,10 @@ static void read_failed(struct infill_session *s, struct chunk *c)
 
 		if (w->chunk == c) {
 			w->chunk = NULL;
-			if (c->count > 1)
-				w->chunk = read_for_demand(s, c->region, page, 1);
+			if (c->run.count > 1)
+				w->chunk = read_for_demand(s, c->run.region, page, 1);
 			else if (pagemap_get(&s->pm, page) == PAGE_MISSING)
-				fill_poison(s, c->region, page, c->read.result);
+				fill_poison(s, c->run.region, page, c->read.result);
 			else
 				serve_one(s, w);
 		}

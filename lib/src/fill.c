@@ -126,10 +126,11 @@ static int settle_odd(struct infill_session *s, const struct pagemap_region *r, 
 		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
 		demand_settled(s, page, 1);
 		return err;
-	case -ENOENT: /* the VMM has unmapped it: nobody can wait for it */
+	case -ENOENT: /* the VMM has unmapped it, or moved it away */
 		err = pagemap_move(&s->pm, page, 1, PAGE_MISSING);
 		if (!err)
 			err = pagemap_move(&s->pm, page, 1, PAGE_REMOVED);
+		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
 		demand_settled(s, page, 1);
 		return err;
 	case -ENOMEM:
@@ -157,29 +158,45 @@ static int stop(struct infill_session *s, int err)
 	return err;
 }
 
-/* Install a run of missing pages, all in one way. */
+/* The kernel has N more pages. */
+static int installed(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		     uint64_t n, enum how how, enum why why)
+{
+	int err = pagemap_move(&s->pm, page, n, PAGE_PRESENT);
+
+	s->retries = 0;
+	s->no_memory_ns = 0;
+	count_installed(s, r, page, n, how, why);
+	demand_settled(s, page, n);
+	return err;
+}
+
+/*
+ * Install a run of missing pages, all in one way.  The kernel answers ENOENT
+ * to a range that crosses a border of VMAs, which mprotect() and madvise() on
+ * a part of the memory make: then shorter ranges are tried.
+ */
 static int put(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 	       uint64_t count, const char *data, enum how how, enum why why, uint64_t *settled)
 {
 	int err = pagemap_move(&s->pm, page, count, PAGE_FILLING);
+	uint64_t most = count;
 
 	for (*settled = 0; !err && *settled < count;) {
-		uint64_t at = page + *settled, n;
-		enum page_state to = how == HOW_POISON ? PAGE_POISONED : PAGE_PRESENT;
+		uint64_t at = page + *settled, left = count - *settled, n;
+		uint64_t try = left < most ? left : most;
 
-		err = install(s, r, at, count - *settled,
-			      data ? data + *settled * r->page_size : NULL, how, &n);
+		err = install(s, r, at, try, data ? data + *settled * r->page_size : NULL, how, &n);
 		if (n) {
-			int moved = pagemap_move(&s->pm, at, n, to);
+			int moved = installed(s, r, at, n, how, why);
 
-			s->retries = 0;
-			s->no_memory_ns = 0;
-			count_installed(s, r, at, n, how, why);
-			demand_settled(s, at, n);
 			*settled += n;
 			err = moved ? moved : err;
 		}
-		if (err) {
+		if (err == -ENOENT && try - n > 1) {
+			most = (try - n) / 2;
+			err = 0;
+		} else if (err) {
 			err = settle_odd(s, r, page + *settled, err);
 			*settled += !err;
 		}
@@ -283,7 +300,12 @@ int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64
 	return err;
 }
 
-/* A removed page becomes present again; a present one stays so: it was dropped, or is there. */
+/*
+ * Zero for a page that was removed, or dropped without an event; its state
+ * stays.  Removed pages stay removed because the VMM's madvise() may drop them
+ * only now: the next fault there has to find zero again, also where a cache
+ * has content at that place.
+ */
 static int zero_over(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
 {
 	uint64_t n;
@@ -304,10 +326,8 @@ static int zero_over(struct infill_session *s, const struct pagemap_region *r, u
 		return stop(s, err);
 	s->retries = 0;
 	s->no_memory_ns = 0;
-	if (pagemap_get(&s->pm, page) == PAGE_REMOVED)
-		err = pagemap_move(&s->pm, page, 1, PAGE_PRESENT);
 	demand_settled(s, page, 1);
-	return err;
+	return 0;
 }
 
 int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page)

@@ -21,7 +21,9 @@
  *   filling   -> poisoned   cannot be read
  *   present   -> removed    the VMM gave the page up
  *   poisoned  -> removed    the same
- *   removed   -> present    touched again: a zero page was installed
+ *
+ * `removed` is for good: the page reads as zero, and whatever the guest writes
+ * there the kernel keeps by itself.
  *
  * `present` is only set after the kernel has the page, so a missing-page
  * fault on a present page means that the VMM dropped it without an event, and

@@ -29,6 +29,7 @@
 #define THREADS_DEFAULT_MAX 16
 #define SPINS 64            /* rounds that retry at once after EAGAIN */
 #define RETRY_NS 1000000    /* ... and how long to wait between later ones */
+#define TRIES 64            /* in a round */
 
 /* What an epoll event is about: the low bits of its pointer. */
 enum source { SOURCE_UFFD, SOURCE_WATCH, SOURCE_READS, SOURCE_WAKE, SOURCE_MASK = 3 };
@@ -76,7 +77,7 @@ static int watch(struct pool_thread *t, int fd, uint32_t events, void *about, en
 		.data.u64 = (uint64_t)(uintptr_t)about | source,
 	};
 
-	return epoll_ctl(t->epoll, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
+	return epoll_ctl(t->epoll, EPOLL_CTL_ADD, fd, &e) ? err_set(-errno, "pool: epoll: %m") : 0;
 }
 
 /* A pidfd becomes readable when the process ends; a socket hangs up. */
@@ -87,7 +88,7 @@ static int watch_vmm(struct pool_thread *t, struct infill_session *s)
 	if (s->watch_fd < 0)
 		return 0;
 	if (fstat(s->watch_fd, &st))
-		return -errno;
+		return err_set(-errno, "pool: watch_fd: %m");
 	return watch(t, s->watch_fd, S_ISSOCK(st.st_mode) ? EPOLLRDHUP : EPOLLIN, s, SOURCE_WATCH);
 }
 
@@ -100,7 +101,7 @@ static void let_in(struct pool_thread *t, struct infill_session *s)
 	s->next = t->sessions;
 	t->sessions = s;
 	if (err)
-		session_fail(s, err_set(err, "pool: cannot watch the VMM: %m"));
+		session_fail(s, err);
 	demand_resume(s);
 	session_check_resident(s);
 }
@@ -225,16 +226,28 @@ static void take_event(struct pool_thread *t, const struct epoll_event *e)
 	}
 }
 
-/* Faults that met EAGAIN, of all sessions. */
+/*
+ * Installs that met EAGAIN work again when the thread in madvise() has run,
+ * and before it, or another one, is in the next madvise(): a VMM that floods
+ * REMOVE leaves short gaps only.  They are found by trying for a while before
+ * more events are read, with this CPU left to the VMM in between.
+ */
+static void retry_one(struct infill_session *s)
+{
+	for (unsigned i = 0; i < TRIES && s->retries && s->waiting_count && !s->over; i++) {
+		if (i)
+			sched_yield();
+		demand_serve(s);
+	}
+	if (!s->waiting_count && !s->ready)
+		s->retries = 0;
+}
+
 static void retry(struct pool_thread *t)
 {
-	for (struct infill_session *s = t->sessions; s; s = s->next) {
-		if (!s->retries || s->over)
-			continue;
-		demand_serve(s);
-		if (!s->waiting_count && !s->ready)
-			s->retries = 0;
-	}
+	for (struct infill_session *s = t->sessions; s; s = s->next)
+		if (s->retries && !s->over)
+			retry_one(s);
 }
 
 /* One slice for the next session that has something to do. */
@@ -278,7 +291,7 @@ static uint64_t wait_ns(struct pool_thread *t, uint64_t now)
 
 static int timeout_ms(struct pool_thread *t, bool busy)
 {
-	uint64_t ns = busy || t->demand ? 0 : wait_ns(t, stats_now());
+	uint64_t ns = busy ? 0 : wait_ns(t, stats_now());
 
 	if (ns == UINT64_MAX || ns)
 		for (struct infill_session *s = t->sessions; s; s = s->next)
@@ -334,7 +347,7 @@ static void thread_free(struct pool_thread *t)
 static int thread_start(struct pool_thread *t, unsigned number)
 {
 	sigset_t all, old;
-	char name[16];
+	char name[24];
 	int err;
 
 	t->commands_tail = &t->commands;
@@ -355,12 +368,14 @@ static int thread_start(struct pool_thread *t, unsigned number)
 		pthread_sigmask(SIG_SETMASK, &all, &old);
 		err = -pthread_create(&t->thread, NULL, run, t);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		if (err)
+			err_set(err, "pool: cannot start a thread: %m");
 	}
 	if (err) {
 		thread_free(t);
 		return err;
 	}
-	snprintf(name, sizeof(name), "infill-%u", number);
+	snprintf(name, sizeof(name), "infill-%u", number % 1000);
 	pthread_setname_np(t->thread, name);
 	return 0;
 }

@@ -6,7 +6,10 @@
 #include "image.h"
 #include "queue.h"
 #include "session.h"
+#include "window.h"
 
+#define SPAN_BYTES (256u << 10) /* runs of the trace that are read together: all of them ... */
+#define GAP_BYTES (64u << 10)   /* ... and what may lie between two */
 #define HOLE_PAGES 65536 /* settled in one go: a byte of state each */
 #define BURST_NS 50000000 /* of the rate: tokens that may be saved up */
 
@@ -21,29 +24,82 @@ static bool wants_rest(const struct infill_session *s)
 	       s->queue.rest < s->pm.header->pages;
 }
 
-/* The missing pages at the front of what is left of the current trace run. */
+/* Pages from PAGE on up to the end of its window of the image; one at least. */
+static uint64_t pages_in_window(const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t left = WINDOW_BYTES - pagemap_offset(r, page) % WINDOW_BYTES;
+
+	return left / r->page_size ? left / r->page_size : 1;
+}
+
+/* At most MAX_BYTES of COUNT pages from PAGE on, in one window. */
+static uint64_t limit(const struct pagemap_region *r, uint64_t page, uint64_t count,
+		      uint64_t max_bytes)
+{
+	uint64_t most = pages_in_window(r, page);
+
+	if (max_bytes / r->page_size < most)
+		most = max_bytes / r->page_size ? max_bytes / r->page_size : 1;
+	return count < most ? count : most;
+}
+
+/* The pages of region R that run N of the trace touches: [*FIRST, *END). */
+static void pages_of(const struct infill_session *s, const struct pagemap_region *r, size_t n,
+		     uint64_t *first, uint64_t *end)
+{
+	const struct trace_run *run = &s->trace.run[n];
+	uint64_t last = run->offset + run->length - 1;
+
+	*first = run->offset > r->offset ? r->first + (run->offset - r->offset) / r->page_size :
+					   r->first;
+	*end = last < r->offset		    ? r->first :
+	       last - r->offset < r->length ? r->first + (last - r->offset) / r->page_size + 1 :
+					      r->first + r->pages;
+}
+
+/* Join the runs behind OUT that lie close behind it in the image as well. */
+static void join_close_runs(struct infill_session *s, struct queue_run *out)
+{
+	const struct pagemap_region *r = out->region;
+	uint64_t most = limit(r, out->page, r->pages, SPAN_BYTES);
+
+	for (; out->to < s->trace.count; out->to++) {
+		uint64_t offset = s->trace.run[out->to].offset, first, end;
+
+		if (offset < r->offset || offset - r->offset >= r->length)
+			break;
+		pages_of(s, r, out->to, &first, &end);
+		if (first < out->page + out->count || end - out->page > most ||
+		    (first - out->page - out->count) * r->page_size > GAP_BYTES)
+			break;
+		out->count = end - out->page;
+	}
+	s->queue.run = out->to;
+	s->queue.run_done = 0;
+}
+
+/* A part of the current trace run, with what is close behind it.  False: none of it is missing. */
 static bool trace_run(struct infill_session *s, uint64_t max_bytes, struct queue_run *out)
 {
 	struct queue *q = &s->queue;
 	const struct trace_run *run = &s->trace.run[q->run];
-	uint64_t at = run->offset + q->run_done, left = run->length - q->run_done, skip, page;
+	uint64_t at = run->offset + q->run_done, page, first, end;
 	const struct pagemap_region *r = pagemap_at(&s->pm, at, &page);
-	uint64_t pages, room;
 
 	if (!r) { /* the image has more than the VM */
 		q->run_done += SMALL_PAGE;
 		return false;
 	}
-	skip = (at - r->offset) % r->page_size; /* a 4 KiB touch inside a huge page */
-	pages = (left + skip + r->page_size - 1) / r->page_size;
-	room = r->first + r->pages - page;
-	pages = pages < room ? pages : room;
-	room = max_bytes / r->page_size ? max_bytes / r->page_size : 1;
-	pages = pages < room ? pages : room;
-	pages = pagemap_run(&s->pm, page, pages, PAGE_MISSING);
-	*out = (struct queue_run){ .region = r, .page = page, .count = pages, .trace = true };
-	q->run_done += (pages ? pages : 1) * r->page_size - skip;
-	return pages != 0;
+	pages_of(s, r, q->run, &first, &end);
+	*out = (struct queue_run){ .region = r, .trace = true, .from = q->run, .to = q->run + 1 };
+	out->page = pagemap_next(&s->pm, page, end, PAGE_MISSING);
+	out->count = out->page < end ? limit(r, out->page, end - out->page, max_bytes) : 0;
+	q->run_done = pagemap_offset(r, out->page + out->count) - run->offset;
+	if (!out->count)
+		return false;
+	if (q->run_done >= run->length)
+		join_close_runs(s, out);
+	return true;
 }
 
 static bool next_of_trace(struct infill_session *s, uint64_t max_bytes, struct queue_run *out)
@@ -53,7 +109,7 @@ static bool next_of_trace(struct infill_session *s, uint64_t max_bytes, struct q
 	while (q->run < s->trace.count) {
 		bool found = trace_run(s, max_bytes, out);
 
-		if (q->run_done >= s->trace.run[q->run].length) {
+		if (q->run < s->trace.count && q->run_done >= s->trace.run[q->run].length) {
 			q->run++;
 			q->run_done = 0;
 		}
@@ -62,6 +118,28 @@ static bool next_of_trace(struct infill_session *s, uint64_t max_bytes, struct q
 	}
 	q->trace_over = true;
 	return false;
+}
+
+uint64_t queue_wanted(const struct infill_session *s, const struct queue_run *run, uint64_t at,
+		      uint64_t *count)
+{
+	uint64_t run_end = run->page + run->count, first, end;
+
+	if (!run->trace) {
+		*count = run_end - at;
+		return at;
+	}
+	for (size_t n = run->from; n < run->to; n++) {
+		pages_of(s, run->region, n, &first, &end);
+		end = end < run_end ? end : run_end;
+		first = first > at ? first : at;
+		if (first < end) {
+			*count = end - first;
+			return first;
+		}
+	}
+	*count = 0;
+	return run_end;
 }
 
 /* The extent that OFFSET lies in, from the last answer if that covers it. */
@@ -107,9 +185,8 @@ static bool next_of_rest(struct infill_session *s, uint64_t max_bytes, struct qu
 		max = HOLE_PAGES;
 	*out = (struct queue_run){ .region = r, .page = page, .count = max };
 	cut_at_extent(s, out);
-	max = max_bytes / r->page_size ? max_bytes / r->page_size : 1;
-	if (!out->hole && out->count > max)
-		out->count = max;
+	if (!out->hole)
+		out->count = limit(r, page, out->count, max_bytes);
 	out->count = pagemap_run(&s->pm, page, out->count, PAGE_MISSING);
 	q->rest = page + out->count;
 	return true;

@@ -27,18 +27,31 @@ struct queue {
 	uint64_t tokens_ns;
 };
 
+/*
+ * Pages to fill: all of them or, of the trace, those that its runs FROM to TO
+ * (excluded) name: what lies between them is too little to read around.
+ */
 struct queue_run {
 	const struct pagemap_region *region;
 	uint64_t page, count;
 	bool trace; /* else what is left */
 	bool hole;  /* reads as zero: nothing has to be installed */
+	size_t from, to;
 };
 
 /*
- * Take the next run of missing pages of at most MAX_BYTES (one page at least;
- * holes may be longer).  False: nothing now; ask again after queue_wait().
+ * Take the next run: at most MAX_BYTES (one page at least; holes may be
+ * longer), in one window of the image, its first page missing.  False: nothing
+ * now; ask again after queue_wait().
  */
 bool queue_next(struct infill_session *s, uint64_t max_bytes, uint64_t now, struct queue_run *run);
+
+/*
+ * The first pages of RUN from page AT on that it wants: returns the first and
+ * sets *COUNT (0: none is left).
+ */
+uint64_t queue_wanted(const struct infill_session *s, const struct queue_run *run, uint64_t at,
+		      uint64_t *count);
 
 /* ns until queue_next() may have something; UINT64_MAX: only when something else changes. */
 uint64_t queue_wait(struct infill_session *s, uint64_t now);

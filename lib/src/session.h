@@ -30,6 +30,7 @@
 #include "reader.h"
 #include "timeline.h"
 #include "trace.h"
+#include "window.h"
 
 #define SMALL_PAGE 4096u
 #define HUGE_PAGE (2u << 20)
@@ -63,12 +64,11 @@ struct chunk {
 	struct reader_request read; /* first: reader_reap() gives it back */
 	struct infill_session *session;
 	struct chunk *next;
-	const struct pagemap_region *region;
-	uint64_t page, count; /* pages */
+	struct queue_run run; /* the pages */
 	uint64_t done;        /* of them */
 	enum why why;
-	const char *data; /* content of `page`; NULL while it is read */
-	bool mapped;      /* data is image_map()'s; else `read.buffer` */
+	const char *data; /* content of the first page; NULL while it is read */
+	bool mapped;      /* data is window_map()'s; else `read.buffer` */
 	bool cached;      /* the cache has the content: data is not needed */
 };
 
@@ -111,6 +111,7 @@ struct infill_session {
 	pthread_t save_thread;
 	struct chunk *ready, **ready_tail; /* ahead of demand, content is here */
 	uint64_t ahead_bytes;              /* ahead of demand, under way or ready */
+	struct windows windows;            /* of the image */
 	unsigned trace_reading;            /* chunks of the trace under way */
 	bool trace_told;                   /* that all of it is in */
 };

@@ -124,7 +124,8 @@ static int merge_window(struct merge *m, const uint32_t *page, size_t count)
 	return append(m, m->window, have);
 }
 
-static int merge_all(struct merge *m, const uint32_t *page, size_t count, size_t window)
+static int merge_all(struct merge *m, const uint32_t *page, size_t count, size_t window,
+		     size_t most)
 {
 	uint32_t last = 0;
 	int code = 0;
@@ -133,17 +134,23 @@ static int merge_all(struct merge *m, const uint32_t *page, size_t count, size_t
 		if (page[i] > last)
 			last = page[i];
 	m->seen = calloc(last / 64 + 1, sizeof(*m->seen));
-	m->window = calloc(window, sizeof(*m->window));
+	m->window = calloc(most < count ? most : count, sizeof(*m->window));
 	if (!m->seen || !m->window)
 		code = -ENOMEM;
-	for (size_t at = 0; !code && at < count; at += window)
-		code = merge_window(m, page + at, count - at < window ? count - at : window);
+	for (size_t at = 0; !code && at < count;) {
+		size_t n = count - at < window ? count - at : window;
+
+		code = merge_window(m, page + at, n);
+		at += n;
+		window = window < most / 2 ? 2 * window : most;
+	}
 	free(m->window);
 	free(m->seen);
 	return code;
 }
 
-int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t window)
+int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t window,
+		size_t most)
 {
 	struct merge m = { .trace = trace };
 	int code;
@@ -153,7 +160,7 @@ int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t 
 		return 0;
 	if (!window)
 		window = 1;
-	code = merge_all(&m, page, count, window < count ? window : count);
+	code = merge_all(&m, page, count, window, window < most ? most : window);
 	if (code) {
 		trace_free(trace);
 		return err_set(code, "trace: cannot merge %zu pages: %m", count);
@@ -239,7 +246,7 @@ static int take_pages(struct trace *trace, const char *data, size_t count, uint6
 			code = damaged(name, "names a page past the end of the image");
 	}
 	if (!code)
-		code = trace_merge(trace, page, count, TRACE_WINDOW);
+		code = trace_merge(trace, page, count, TRACE_WINDOW, TRACE_WINDOW_MAX);
 	free(page);
 	return code;
 }

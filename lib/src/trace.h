@@ -52,13 +52,17 @@ int trace_save(const char *path, const struct infill_identity *identity, const u
 	       size_t count);
 
 /*
- * Turn pages in first-touch order into runs: within each window of WINDOW
- * touches they are sorted by address and neighbours joined, windows stay in
- * order, a page named twice counts once.  Allocates trace->run, which is NULL
- * when there are none.  -ENOMEM.
+ * Turn pages in first-touch order into runs: within each window of touches
+ * they are sorted by address and neighbours joined, windows stay in order, a
+ * page named twice counts once.  The first window has WINDOW touches, each
+ * further one twice as many, up to MOST: what is touched first is wanted soon,
+ * and for what comes later there is time to read in the order of addresses.
+ * Allocates trace->run, which is NULL when there are none.  -ENOMEM.
  */
-int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t window);
+int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t window,
+		size_t most);
 
-#define TRACE_WINDOW 1024
+#define TRACE_WINDOW 256
+#define TRACE_WINDOW_MAX 8192
 
 #endif

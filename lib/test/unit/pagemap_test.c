@@ -73,7 +73,7 @@ static void moves_are_checked(void **state)
 		[PAGE_MISSING] = { [PAGE_FILLING] = true, [PAGE_REMOVED] = true },
 		[PAGE_FILLING] = { [PAGE_MISSING] = true, [PAGE_PRESENT] = true, [PAGE_POISONED] = true },
 		[PAGE_PRESENT] = { [PAGE_REMOVED] = true },
-		[PAGE_REMOVED] = { [PAGE_PRESENT] = true, [PAGE_REMOVED] = true },
+		[PAGE_REMOVED] = { [PAGE_REMOVED] = true },
 		[PAGE_POISONED] = { [PAGE_REMOVED] = true },
 	};
 	struct pagemap pm;

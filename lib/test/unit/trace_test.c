@@ -75,10 +75,23 @@ static void neighbours_within_a_window_are_joined(void **state)
 	for (size_t i = 0; i < COUNT(table); i++) {
 		struct trace t;
 
-		assert_int_equal(trace_merge(&t, table[i].page, table[i].count, table[i].window), 0);
+		assert_int_equal(trace_merge(&t, table[i].page, table[i].count, table[i].window,
+					     table[i].window), 0);
 		runs_are(&t, table[i].run);
 		trace_free(&t);
 	}
+}
+
+static void windows_grow_up_to_their_bound(void **state)
+{
+	static const uint32_t page[] = { 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2 };
+	static const struct trace_run runs[8] = { { 12, 1 }, { 10, 2 }, { 6, 4 }, { 2, 4 } };
+	struct trace t;
+
+	(void)state;
+	assert_int_equal(trace_merge(&t, page, COUNT(page), 1, 4), 0);
+	runs_are(&t, runs);
+	trace_free(&t);
 }
 
 static void no_pages_make_no_runs(void **state)
@@ -86,7 +99,7 @@ static void no_pages_make_no_runs(void **state)
 	struct trace t;
 
 	(void)state;
-	assert_int_equal(trace_merge(&t, NULL, 0, 1024), 0);
+	assert_int_equal(trace_merge(&t, NULL, 0, 1024, 1024), 0);
 	assert_int_equal(t.count, 0);
 	assert_null(t.run);
 	trace_free(&t);
@@ -104,7 +117,7 @@ static void a_long_trace_names_each_page_once(void **state)
 	(void)state;
 	for (size_t i = 0; i < N; i++)
 		page[i] = (x = x * 1664525 + 1013904223) % HIGHEST;
-	assert_int_equal(trace_merge(&t, page, N, 256), 0);
+	assert_int_equal(trace_merge(&t, page, N, 256, 4096), 0);
 	for (size_t i = 0; i < t.count; i++)
 		for (uint64_t at = 0; at < t.run[i].length; at += PAGE)
 			assert_int_equal(seen[(t.run[i].offset + at) / PAGE]++, 0);
@@ -481,6 +494,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(neighbours_within_a_window_are_joined),
+		cmocka_unit_test(windows_grow_up_to_their_bound),
 		cmocka_unit_test(no_pages_make_no_runs),
 		cmocka_unit_test(a_long_trace_names_each_page_once),
 		cmocka_unit_test(what_is_saved_is_loaded),
