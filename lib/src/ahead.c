@@ -48,7 +48,7 @@ struct chunk *chunk_read(struct infill_session *s, const struct queue_run *run, 
 	c->read.image = s->image;
 	c->read.offset = pagemap_offset(run->region, run->page);
 	c->read.length = run_bytes(run);
-	c->read.buffer = aligned_alloc(4096, c->read.length);
+	c->read.buffer = pool_take_buffer(s->thread, c->read.length);
 	if (!c->read.buffer) {
 		free(c);
 		return NULL;
@@ -60,8 +60,8 @@ struct chunk *chunk_read(struct infill_session *s, const struct queue_run *run, 
 
 void chunk_free(struct chunk *c)
 {
-	if (c)
-		free(c->read.buffer);
+	if (c && c->read.buffer)
+		pool_give_buffer(c->session->thread, c->read.buffer, c->read.length);
 	free(c);
 }
 

@@ -144,9 +144,32 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 }
 
 /*
- * The buffer for a huge page is not at hand: it takes the way of a slow read,
- * whose completion comes at once when the page is in memory.
+ * A huge page is copied once: from a window if it is in memory, with the image
+ * verified before and after, else from the buffer of a slow read.
  */
+static int serve_huge(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	uint64_t page = w->page, offset = pagemap_offset(r, page), done;
+	const char *data = NULL;
+	int err;
+
+	if (offset % WINDOW_BYTES + r->page_size <= WINDOW_BYTES)
+		data = window_map(&s->windows, s->image, offset, r->page_size);
+	if (!data)
+		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+	err = infill_image_check(s->image);
+	if (!err)
+		err = fill_data(s, r, page, 1, data, true, WHY_DEMAND, &done);
+	window_drop(&s->windows, s->image, offset);
+	if (err == -EFAULT)
+		return read_slowly(s, r, w);
+	if (!err)
+		err = infill_image_check(s->image);
+	if (err && err != -EAGAIN)
+		session_fail(s, err);
+	return err;
+}
+
 static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
 	uint64_t page = w->page, count = run_for(s, r, page), done;
@@ -159,7 +182,7 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 			return err;
 	}
 	if (r->page_size > SMALL_PAGE)
-		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+		return serve_huge(s, r, w);
 	err = image_read_now(s->image, pagemap_offset(r, page), hot, count * r->page_size);
 	if (err && count > 1) {
 		count = 1;

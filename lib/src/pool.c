@@ -27,6 +27,7 @@
 
 #define THREADS_MAX 64
 #define THREADS_DEFAULT_MAX 16
+#define KEPT 4              /* buffers for huge pages */
 #define SPINS 64            /* rounds that retry at once after EAGAIN */
 #define RETRY_NS 1000000    /* ... and how long to wait between later ones */
 #define TRIES 64            /* in a round */
@@ -46,6 +47,8 @@ struct pool_thread {
 	int wake; /* eventfd: a command is there */
 	struct reader *reader;
 	char *buffer;
+	void *kept[KEPT]; /* buffers of HUGE_PAGE bytes */
+	unsigned kept_count;
 	struct infill_session *sessions, *turn;
 	bool demand; /* this round served events */
 
@@ -68,6 +71,21 @@ struct reader *pool_reader(struct pool_thread *t)
 char *pool_buffer(struct pool_thread *t)
 {
 	return t->buffer;
+}
+
+void *pool_take_buffer(struct pool_thread *t, size_t length)
+{
+	if (length == HUGE_PAGE && t->kept_count)
+		return t->kept[--t->kept_count];
+	return aligned_alloc(4096, length);
+}
+
+void pool_give_buffer(struct pool_thread *t, void *buffer, size_t length)
+{
+	if (length == HUGE_PAGE && t->kept_count < KEPT)
+		t->kept[t->kept_count++] = buffer;
+	else
+		free(buffer);
 }
 
 static int watch(struct pool_thread *t, int fd, uint32_t events, void *about, enum source source)
@@ -336,6 +354,8 @@ static void *run(void *arg)
 static void thread_free(struct pool_thread *t)
 {
 	reader_free(t->reader);
+	while (t->kept_count)
+		free(t->kept[--t->kept_count]);
 	free(t->buffer);
 	if (t->wake >= 0)
 		close(t->wake);

@@ -21,4 +21,11 @@ void pool_remove(struct infill_session *s);
 struct reader *pool_reader(struct pool_thread *t);
 char *pool_buffer(struct pool_thread *t);
 
+/*
+ * Buffers for reads, page aligned.  Those for huge pages are kept for the
+ * next: to map 2 MiB anew takes longer than to read them.
+ */
+void *pool_take_buffer(struct pool_thread *t, size_t length);
+void pool_give_buffer(struct pool_thread *t, void *buffer, size_t length);
+
 #endif
