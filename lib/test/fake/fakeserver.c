@@ -174,3 +174,12 @@ pid_t fakeserver_worker_wait(const struct fakeserver *server, pid_t not, unsigne
 	} while (fake_now_ns() < end);
 	return 0;
 }
+
+void fakeserver_tail(const struct fakeserver *server, unsigned lines)
+{
+	char command[240];
+
+	snprintf(command, sizeof(command), "tail -n %u '%s' >&2", lines, server->log);
+	if (system(command))
+		fprintf(stderr, "no log of the server\n");
+}

@@ -44,4 +44,7 @@ bool fakeserver_vm(const struct fakeserver *server, pid_t pid, const char *field
 /* Wait until the worker is another than NOT.  Its pid, or 0. */
 pid_t fakeserver_worker_wait(const struct fakeserver *server, pid_t not, unsigned timeout_ms);
 
+/* Write what the server logged to stderr, the last LINES lines of it. */
+void fakeserver_tail(const struct fakeserver *server, unsigned lines);
+
 #endif

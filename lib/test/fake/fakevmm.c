@@ -419,13 +419,33 @@ static void child_load(struct fakevmm *vmm, const struct fakevmm_load *load, uns
 	atomic_store(&vmm->shared->verified, 1);
 }
 
+/* Map memory and hand it to the pager; ends the process if that fails. */
+static struct fakevmm *child_connect(struct fakevmm_options *options, const char *socket)
+{
+	struct fakevmm *vmm;
+	int sock = -1, err;
+
+	if (options->clone) {
+		sock = infill_handshake_cache(socket, &options->cache_fd);
+		if (sock < 0)
+			child_fail(options->shared, "handshake for a cache", sock);
+	}
+	vmm = fakevmm_new(options);
+	err = fakevmm_register(vmm);
+	if (err)
+		child_fail(vmm->shared, "userfaultfd", err);
+	sock = sock < 0 ? fakevmm_handshake(vmm, socket) : fakevmm_handshake_on(vmm, sock);
+	if (sock < 0)
+		child_fail(vmm->shared, "handshake", sock);
+	return vmm;
+}
+
 pid_t fakevmm_fork(const struct fakevmm_options *options, const struct fakevmm_load *load,
 		   const char *socket, unsigned run_ms)
 {
 	pid_t parent = getpid();
+	struct fakevmm_options own = *options;
 	pid_t pid = fork();
-	struct fakevmm *vmm;
-	int sock, err;
 
 	if (pid)
 		return pid;
@@ -433,14 +453,7 @@ pid_t fakevmm_fork(const struct fakevmm_options *options, const struct fakevmm_l
 	if (getppid() != parent)
 		_exit(1);
 	alarm(0);
-	vmm = fakevmm_new(options);
-	err = fakevmm_register(vmm);
-	if (err)
-		child_fail(vmm->shared, "userfaultfd", err);
-	sock = fakevmm_handshake(vmm, socket);
-	if (sock < 0)
-		child_fail(vmm->shared, "handshake", sock);
-	child_load(vmm, load, run_ms);
+	child_load(child_connect(&own, socket), load, run_ms);
 	_exit(0);
 }
 

@@ -57,6 +57,7 @@ struct fakevmm_options {
 	uint64_t page_size;            /* 0: 4096 */
 	unsigned regions;              /* equal parts with gaps between them; 0: 1 */
 	int cache_fd;                  /* > 0: memory is a private mapping of it */
+	bool clone;                    /* fakevmm_fork(): ask the pager for its cache, map that */
 	struct fakevmm_shared *shared; /* NULL: private to this process */
 };
 
