@@ -13,6 +13,10 @@
 
 #include "common.h"
 
+/* What the library takes at most. */
+#define THREADS_MAX 64
+#define RECORD_PAGES_MAX (64u << 20)
+
 enum {
 	KEY_IMAGE = CLI_FIRST_KEY + 100,
 	KEY_SOCKET,
@@ -99,7 +103,7 @@ int common_number(const struct cli_command *command, const char *option, const c
 	return CLI_OK;
 }
 
-/* A number of UNIT, stored as SCALE of them. */
+/* A number of UNIT of 32 bits, stored as SCALE of them. */
 static int scaled(const struct cli_command *command, const char *option, const char *unit,
 		  uint64_t least, uint64_t scale, uint64_t *to)
 {
@@ -160,9 +164,10 @@ int common_option(const struct cli_command *command, struct common *c, int key)
 		return scaled(command, "record-time", "seconds", 1, 1000000000,
 			      &c->session.record_time_ns);
 	case KEY_PAGES:
-		return scaled(command, "record-pages", "pages", 1, 1, &c->session.record_pages);
+		return common_number(command, "record-pages", "pages", 1, RECORD_PAGES_MAX,
+				     &c->session.record_pages);
 	case KEY_THREADS:
-		return narrow(command, "threads", "threads", 1024, &c->server.threads);
+		return narrow(command, "threads", "threads", THREADS_MAX, &c->server.threads);
 	case KEY_HANDSHAKE:
 		return narrow(command, "handshake-timeout", "milliseconds", 3600000,
 			      &c->server.handshake_ms);
