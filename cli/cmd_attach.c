@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "files.h"
 #include "vmm.h"
 
 #define SHIM "libinfill-attach.so"
@@ -582,6 +583,8 @@ static int run(struct attach *a)
 		status = vmm_check(a->vmm[0]);
 	if (status == CLI_OK)
 		status = find_shim(a);
+	if (status == CLI_OK)
+		status = files_check(&a->common);
 	if (status == CLI_OK)
 		status = take_signals(a);
 	if (status == CLI_OK)

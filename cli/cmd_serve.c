@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "files.h"
 
 enum {
 	KEY_MAX_VMS = CLI_FIRST_KEY,
@@ -132,6 +133,8 @@ static int serve(const struct cli_command *command, int argc, char **argv)
 	if (!common.server.socket && !(common.server.flags & INFILL_SERVER_FD_STORE))
 		return cli_usage(command, "--socket: missing: say where VMMs find the pager");
 	status = common_check(command, &common);
+	if (status == CLI_OK)
+		status = files_check(&common);
 	if (status == CLI_OK)
 		status = prepare_stop(&common.server);
 	if (status == CLI_OK)
