@@ -66,7 +66,7 @@ void fake_deadline(const char *what, unsigned seconds)
 /* ---- huge pages ---- */
 
 static pid_t hugepages_owner;
-static long hugepages_before;
+static long hugepages_added;
 
 static long hugepages_number(const char *name)
 {
@@ -97,12 +97,13 @@ static void hugepages_set(long value)
 static void hugepages_restore(void)
 {
 	if (getpid() == hugepages_owner)
-		hugepages_set(hugepages_before);
+		hugepages_set(hugepages_number("nr_hugepages") - hugepages_added);
 }
 
+/* Others may change the number too, so it is changed back by the same amount. */
 bool fake_hugepages(uint64_t count)
 {
-	long free_pages = hugepages_number("free_hugepages");
+	long free_pages = hugepages_number("free_hugepages"), before;
 
 	if (free_pages < 0)
 		return false;
@@ -110,10 +111,11 @@ bool fake_hugepages(uint64_t count)
 		return true;
 	if (!hugepages_owner) {
 		hugepages_owner = getpid();
-		hugepages_before = hugepages_number("nr_hugepages");
 		atexit(hugepages_restore);
 	}
-	hugepages_set(hugepages_number("nr_hugepages") + (long)count - free_pages);
+	before = hugepages_number("nr_hugepages");
+	hugepages_set(before + (long)count - free_pages);
+	hugepages_added += hugepages_number("nr_hugepages") - before;
 	return hugepages_number("free_hugepages") >= (long)count;
 }
 
