@@ -21,6 +21,7 @@
 
 #define AHEAD_BYTES (4u << 20) /* under way or ready, for each session: two huge pages */
 #define READ_MAX (256u << 10)  /* read at a time */
+#define FETCHES 16             /* runs taken between two looks at the events */
 
 static struct chunk *chunk_new(struct infill_session *s, const struct queue_run *run, enum why why)
 {
@@ -131,16 +132,39 @@ static bool ready_run(struct infill_session *s, const struct queue_run *run, enu
 	return true;
 }
 
+/* Have the window of RUN populated; RUN itself is installed from it then. */
+static bool map_run(struct infill_session *s, const struct queue_run *run, enum why why)
+{
+	struct chunk *c = chunk_new(s, run, why);
+
+	if (!c)
+		return false;
+	c->read.image = s->image;
+	window_range(s->image, pagemap_offset(run->region, run->page), &c->read.offset,
+		     &c->read.length);
+	c->read.drop_length = window_past(&s->windows, &c->read.drop);
+	s->under_way++;
+	s->ahead_bytes += run_bytes(run);
+	s->trace_reading += why == WHY_TRACE;
+	reader_submit(pool_reader(s->thread), &c->read);
+	return true;
+}
+
 /* A run that the cache has nothing of, or there is no cache. */
 static bool map_or_read(struct infill_session *s, const struct queue_run *run, enum why why)
 {
 	uint64_t offset = pagemap_offset(run->region, run->page), bytes = run_bytes(run);
-	const char *data = NULL;
 
-	/* A huge page may lie across windows. */
-	if (offset % WINDOW_BYTES + bytes <= WINDOW_BYTES)
-		data = window_map(&s->windows, s->image, offset, bytes);
-	return data ? ready_run(s, run, why, data) : read_run(s, *run, why);
+	if (offset % WINDOW_BYTES + bytes > WINDOW_BYTES)
+		return read_run(s, *run, why); /* a huge page that lies across windows */
+	switch (window_ask(&s->windows, s->image, offset, bytes)) {
+	case WINDOW_MAPPED:
+		return ready_run(s, run, why, image_at(s->image, offset));
+	case WINDOW_MAPPING:
+		return map_run(s, run, why);
+	default:
+		return read_run(s, *run, why);
+	}
 }
 
 /* Get the content of RUN on its way; what the cache has needs none. */
@@ -243,7 +267,7 @@ static bool install_slice(struct infill_session *s, uint64_t now)
 	int err = infill_image_check(s->image);
 	bool went_on = false;
 
-	while (!err && !s->over && budget && (s->ready || fetch(s, now))) {
+	while (!err && !s->over && budget && (s->ready || (!s->under_way && fetch(s, now)))) {
 		went_on = true;
 		if (s->ready)
 			err = install_some(s, &budget);
@@ -287,8 +311,8 @@ bool ahead_step(struct infill_session *s)
 		return false;
 	now = stats_now();
 	more = install_slice(s, now);
-	/* Once it has to be read, keep the disk busy. */
-	while (s->under_way && fetch(s, now))
+	/* Reads and page tables go on beside the installs. */
+	for (unsigned n = 0; n < FETCHES && fetch(s, now); n++)
 		more = true;
 	if (!s->over)
 		check_trace_done(s);
@@ -315,11 +339,33 @@ static void read_halves(struct infill_session *s, struct chunk *c)
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
 }
 
+/* The window is mapped, or has to be read after all. */
+static void map_done(struct infill_session *s, struct chunk *c)
+{
+	bool ok = !c->read.result;
+
+	window_mapped(&s->windows, c->read.offset, ok);
+	if (ok) {
+		c->data = image_at(s->image, pagemap_offset(c->run.region, c->run.page));
+		c->mapped = true;
+		make_ready(s, c);
+		return;
+	}
+	s->ahead_bytes -= run_bytes(&c->run);
+	if (!read_run(s, c->run, c->why))
+		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
+	chunk_free(c);
+}
+
 void ahead_read_done(struct infill_session *s, struct chunk *c)
 {
 	int err = c->read.result;
 
 	s->trace_reading -= c->why == WHY_TRACE;
+	if (!c->read.buffer) {
+		map_done(s, c);
+		return;
+	}
 	if (!err) {
 		stats_add(&s->pm.stats->read_bytes, c->read.length);
 		c->data = c->read.buffer;

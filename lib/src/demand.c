@@ -144,23 +144,19 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 }
 
 /*
- * A huge page is copied once: from a window if it is in memory, with the image
+ * A huge page is copied once: from the mapping if it is in memory, with the image
  * verified before and after, else from the buffer of a slow read.
  */
 static int serve_huge(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
 	uint64_t page = w->page, offset = pagemap_offset(r, page), done;
-	const char *data = NULL;
+	const void *data = image_map(s->image, offset, r->page_size);
 	int err;
 
-	if (offset % WINDOW_BYTES + r->page_size <= WINDOW_BYTES)
-		data = window_map(&s->windows, s->image, offset, r->page_size);
 	if (!data)
 		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
-	err = infill_image_check(s->image);
-	if (!err)
-		err = fill_data(s, r, page, 1, data, true, WHY_DEMAND, &done);
-	window_drop(&s->windows, s->image, offset);
+	err = fill_data(s, r, page, 1, data, true, WHY_DEMAND, &done);
+	image_unmap(s->image, offset, r->page_size);
 	if (err == -EFAULT)
 		return read_slowly(s, r, w);
 	if (!err)

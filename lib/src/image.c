@@ -239,14 +239,24 @@ bool image_hole(struct infill_image *image, uint64_t offset, uint64_t *end)
 	return hole && !infill_image_check(image);
 }
 
+int image_populate(struct infill_image *image, uint64_t offset, size_t length)
+{
+	if (!image->ops->populate || !length || offset % IMAGE_PAGE ||
+	    !in_range(image, offset, length))
+		return -EINVAL;
+	return image->ops->populate(image, offset, length);
+}
+
+const char *image_at(struct infill_image *image, uint64_t offset)
+{
+	return image->ops->at(image, offset);
+}
+
 const void *image_map(struct infill_image *image, uint64_t offset, size_t length)
 {
-	const void *at;
-
-	if (!image->ops->map || !length || !in_range(image, offset, length))
+	if (image_populate(image, offset, length) || infill_image_check(image))
 		return NULL;
-	at = image->ops->map(image, offset, length);
-	return at && !infill_image_check(image) ? at : NULL;
+	return image_at(image, offset);
 }
 
 void image_unmap(struct infill_image *image, uint64_t offset, size_t length)

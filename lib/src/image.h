@@ -63,6 +63,14 @@ bool image_hole(struct infill_image *image, uint64_t offset, uint64_t *end);
  */
 const void *image_map(struct infill_image *image, uint64_t offset, size_t length);
 
+/*
+ * The parts of image_map(), for who has somebody else fill the page tables:
+ * 0 if all of the range is mapped and in memory, and now in the page tables,
+ * else -errno; and where it is then.  Freshness is the caller's to check.
+ */
+int image_populate(struct infill_image *image, uint64_t offset, size_t length);
+const char *image_at(struct infill_image *image, uint64_t offset);
+
 /* Let go of the page tables behind a range that image_map() gave, to keep the RSS small. */
 void image_unmap(struct infill_image *image, uint64_t offset, size_t length);
 

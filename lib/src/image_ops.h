@@ -28,8 +28,9 @@ struct image_ops {
 		     void *buffer, size_t length);
 	/* As image_hole(); offset is inside the image. */
 	bool (*hole)(struct infill_image *image, uint64_t offset, uint64_t *end);
-	/* As image_map() without the check; NULL: this kind has no mapping. */
-	const void *(*map)(struct infill_image *image, uint64_t offset, size_t length);
+	/* As image_at() and image_populate(); NULL: this kind has no mapping. */
+	const char *(*at)(struct infill_image *image, uint64_t offset);
+	int (*populate)(struct infill_image *image, uint64_t offset, size_t length);
 	void (*unmap)(struct infill_image *image, uint64_t offset, size_t length);
 	/* 0; -ESTALE: the source is another one now; else it cannot be told. */
 	int (*fresh)(struct infill_image *image);

@@ -237,7 +237,8 @@ static void take_event(struct pool_thread *t, const struct epoll_event *e)
 		}
 		break;
 	case SOURCE_READS:
-		break; /* taken in every round */
+		reader_seen(t->reader); /* they are taken in every round */
+		break;
 	default:
 		take_commands(t);
 		break;

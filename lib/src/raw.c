@@ -150,17 +150,20 @@ static bool in_memory(char *at, size_t length)
 	return true;
 }
 
-static const void *raw_map(struct infill_image *image, uint64_t offset, size_t length)
+static const char *raw_at(struct infill_image *image, uint64_t offset)
 {
-	struct raw *raw = raw_of(image);
-	char *at;
+	return raw_of(image)->base + offset;
+}
 
-	if (!raw->base || offset % IMAGE_PAGE)
-		return NULL;
-	at = raw->base + offset;
-	if (!in_memory(at, length) || madvise(at, length, MADV_POPULATE_READ))
-		return NULL;
-	return at;
+static int raw_populate(struct infill_image *image, uint64_t offset, size_t length)
+{
+	const struct raw *raw = raw_of(image);
+
+	if (!raw->base)
+		return -EOPNOTSUPP;
+	if (!in_memory(raw->base + offset, length))
+		return -EAGAIN;
+	return madvise(raw->base + offset, length, MADV_POPULATE_READ) ? -errno : 0;
 }
 
 static void raw_unmap(struct infill_image *image, uint64_t offset, size_t length)
@@ -186,7 +189,8 @@ static const struct image_ops raw_ops = {
 	.read = raw_read,
 	.prep = raw_prep,
 	.hole = raw_hole,
-	.map = raw_map,
+	.at = raw_at,
+	.populate = raw_populate,
 	.unmap = raw_unmap,
 	.fresh = raw_fresh,
 	.close = raw_close,

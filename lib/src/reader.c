@@ -15,60 +15,73 @@
 #include "image.h"
 #include "reader.h"
 
-#define DEPTH 256   /* entries of the ring; more wait in `queued` */
-#define THREADS 4   /* without io_uring */
+#define DEPTH 256 /* entries of the ring; more wait in `queued` */
+#define THREADS 4 /* without io_uring; with it, one is enough for page tables */
+
+struct queue_of_requests {
+	struct reader_request *first, **last;
+};
 
 struct reader {
 	bool ring_works;
+	int eventfd;   /* both kinds of completion */
 	unsigned busy; /* submitted and not reaped */
 	struct io_uring ring;
 	unsigned in_ring;
-	struct reader_request *queued, **queued_tail; /* for the ring, or for the threads */
+	struct queue_of_requests queued; /* for the ring */
 
-	/* Without io_uring; `lock` covers queued, done and stop. */
 	pthread_t thread[THREADS];
 	unsigned threads;
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* the rest */
 	pthread_cond_t work;
+	struct queue_of_requests given; /* to the threads */
 	struct reader_request *done;
 	bool stop;
-	int eventfd;
 };
 
-static void enqueue(struct reader *r, struct reader_request *q)
+static void enqueue(struct queue_of_requests *queue, struct reader_request *q)
 {
 	q->next = NULL;
-	*r->queued_tail = q;
-	r->queued_tail = &q->next;
+	*queue->last = q;
+	queue->last = &q->next;
 }
 
-static struct reader_request *dequeue(struct reader *r)
+static struct reader_request *dequeue(struct queue_of_requests *queue)
 {
-	struct reader_request *q = r->queued;
+	struct reader_request *q = queue->first;
 
 	if (q) {
-		r->queued = q->next;
-		if (!r->queued)
-			r->queued_tail = &r->queued;
+		queue->first = q->next;
+		if (!queue->first)
+			queue->last = &queue->first;
 	}
 	return q;
 }
 
-static void *read_thread(void *arg)
+static int work_on(struct reader_request *q)
+{
+	if (q->buffer)
+		return image_read(q->image, q->offset, q->buffer, q->length);
+	if (q->drop_length)
+		image_unmap(q->image, q->drop, q->drop_length);
+	return image_populate(q->image, q->offset, q->length);
+}
+
+static void *work_thread(void *arg)
 {
 	struct reader *r = arg;
 	const uint64_t one = 1;
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
-		struct reader_request *q = dequeue(r);
+		struct reader_request *q = dequeue(&r->given);
 
 		if (!q) {
 			pthread_cond_wait(&r->work, &r->lock);
 			continue;
 		}
 		pthread_mutex_unlock(&r->lock);
-		q->result = image_read(q->image, q->offset, q->buffer, q->length);
+		q->result = work_on(q);
 		pthread_mutex_lock(&r->lock);
 		q->next = r->done;
 		r->done = q;
@@ -79,23 +92,32 @@ static void *read_thread(void *arg)
 	return NULL;
 }
 
-static int start_threads(struct reader *r)
+/* Have COUNT threads at least.  0 or -errno; none is an error, fewer are not. */
+static int start_threads(struct reader *r, unsigned count)
 {
 	sigset_t all, old;
 	int err = 0;
 
-	r->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (r->eventfd < 0)
-		return err_set(-errno, "reader: eventfd: %m");
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (r->threads < THREADS && !err) {
-		err = pthread_create(&r->thread[r->threads], NULL, read_thread, r);
+	while (r->threads < count && !err) {
+		err = pthread_create(&r->thread[r->threads], NULL, work_thread, r);
 		if (!err)
 			r->threads++;
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r->threads ? 0 : err_set(-err, "reader: cannot start a thread: %m");
+}
+
+/* The variable lets tests and operators choose the threads where io_uring works. */
+static bool start_ring(struct reader *r)
+{
+	if (getenv("INFILL_NO_IO_URING") || io_uring_queue_init(DEPTH, &r->ring, 0))
+		return false;
+	if (!io_uring_register_eventfd(&r->ring, r->eventfd))
+		return true;
+	io_uring_queue_exit(&r->ring);
+	return false;
 }
 
 int reader_new(struct reader **reader)
@@ -105,14 +127,17 @@ int reader_new(struct reader **reader)
 
 	if (!r)
 		return err_set(-ENOMEM, "reader: %m");
-	r->eventfd = -1;
-	r->queued_tail = &r->queued;
+	r->queued.last = &r->queued.first;
+	r->given.last = &r->given.first;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->work, NULL);
-	/* The variable lets tests and operators choose the threads where io_uring works. */
-	r->ring_works = !getenv("INFILL_NO_IO_URING") && !io_uring_queue_init(DEPTH, &r->ring, 0);
-	if (!r->ring_works)
-		err = start_threads(r);
+	r->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (r->eventfd < 0)
+		err = err_set(-errno, "reader: eventfd: %m");
+	else
+		r->ring_works = start_ring(r);
+	if (!err && !r->ring_works)
+		err = start_threads(r, THREADS);
 	if (err) {
 		reader_free(r);
 		return err;
@@ -123,30 +148,45 @@ int reader_new(struct reader **reader)
 
 int reader_fd(const struct reader *r)
 {
-	return r->ring_works ? r->ring.ring_fd : r->eventfd;
+	return r->eventfd;
+}
+
+static void give_to_threads(struct reader *r, struct reader_request *q)
+{
+	bool able = !start_threads(r, 1);
+
+	pthread_mutex_lock(&r->lock);
+	if (able) {
+		enqueue(&r->given, q);
+		pthread_cond_signal(&r->work);
+	} else { /* page tables are not worth an error: the caller reads instead */
+		q->result = -EAGAIN;
+		q->next = r->done;
+		r->done = q;
+	}
+	pthread_mutex_unlock(&r->lock);
 }
 
 void reader_submit(struct reader *r, struct reader_request *q)
 {
 	r->busy++;
-	pthread_mutex_lock(&r->lock);
-	enqueue(r, q);
-	if (!r->ring_works)
-		pthread_cond_signal(&r->work);
-	pthread_mutex_unlock(&r->lock);
+	if (r->ring_works && q->buffer)
+		enqueue(&r->queued, q);
+	else
+		give_to_threads(r, q);
 }
 
 void reader_flush(struct reader *r)
 {
-	if (!r->ring_works || !r->queued)
+	if (!r->queued.first)
 		return;
-	while (r->queued && r->in_ring < DEPTH) {
+	while (r->queued.first && r->in_ring < DEPTH) {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
 		struct reader_request *q;
 
 		if (!sqe)
 			break;
-		q = dequeue(r);
+		q = dequeue(&r->queued);
 		image_prep(q->image, sqe, q->offset, q->buffer, q->length);
 		io_uring_sqe_set_data(sqe, q);
 		r->in_ring++;
@@ -155,37 +195,32 @@ void reader_flush(struct reader *r)
 	io_uring_submit(&r->ring);
 }
 
-/* One completion of the ring; NULL if there is none, or if it has to be read again. */
-static struct reader_request *reap_ring(struct reader *r, bool *again)
+/* One completion of the ring; NULL if there is none. */
+static struct reader_request *reap_ring(struct reader *r)
 {
-	struct reader_request *q;
 	struct io_uring_cqe *cqe;
 
-	*again = false;
-	if (io_uring_peek_cqe(&r->ring, &cqe))
-		return NULL;
-	q = io_uring_cqe_get_data(cqe);
-	q->result = image_end(q->image, cqe->res, q->offset, q->length);
-	io_uring_cqe_seen(&r->ring, cqe);
-	r->in_ring--;
-	if (q->result != -EAGAIN)
-		return q;
-	enqueue(r, q);
-	*again = true;
+	while (r->in_ring && !io_uring_peek_cqe(&r->ring, &cqe)) {
+		struct reader_request *q = io_uring_cqe_get_data(cqe);
+
+		q->result = image_end(q->image, cqe->res, q->offset, q->length);
+		io_uring_cqe_seen(&r->ring, cqe);
+		r->in_ring--;
+		if (q->result != -EAGAIN)
+			return q;
+		enqueue(&r->queued, q); /* interrupted, or short: read again */
+	}
 	return NULL;
 }
 
 static struct reader_request *reap_threads(struct reader *r)
 {
 	struct reader_request *q;
-	uint64_t count;
 
 	pthread_mutex_lock(&r->lock);
 	q = r->done;
 	if (q)
 		r->done = q->next;
-	if (!r->done)
-		(void)!read(r->eventfd, &count, sizeof(count));
 	pthread_mutex_unlock(&r->lock);
 	return q;
 }
@@ -193,21 +228,24 @@ static struct reader_request *reap_threads(struct reader *r)
 struct reader_request *reader_reap(struct reader *r)
 {
 	struct reader_request *q;
-	bool again = false;
 
 	if (!r->busy)
 		return NULL;
-	if (!r->ring_works) {
+	q = reap_ring(r);
+	if (!q)
 		q = reap_threads(r);
-	} else {
-		do
-			q = reap_ring(r, &again);
-		while (again);
-		reader_flush(r);
-	}
 	if (q)
 		r->busy--;
+	else
+		reader_flush(r);
 	return q;
+}
+
+void reader_seen(struct reader *r)
+{
+	uint64_t count;
+
+	(void)!read(r->eventfd, &count, sizeof(count));
 }
 
 unsigned reader_busy(const struct reader *r)

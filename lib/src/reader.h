@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * reader.h: reads of an image that nobody waits for, many at once.
+ * reader.h: reads of an image that nobody waits for, many at once; and page
+ * tables of its mapping that are filled beside the thread that uses them.
  *
  * Where io_uring is permitted each read is one of its operations; where it is
  * not (a container's seccomp profile, kernel.io_uring_disabled) a few threads
- * read instead.  The caller sees no difference.
+ * read instead.  Page tables are always filled by a thread.  The caller sees
+ * no difference.
  *
  * One thread uses a reader.  A request and its buffer belong to the reader
  * from reader_submit() until reader_reap() returns it.
@@ -25,15 +27,18 @@ struct reader_request {
 	struct infill_image *image;
 	uint64_t offset;
 	size_t length;
-	void *buffer;
-	int result; /* on return: 0, or -errno as of image_end() */
+	void *buffer;       /* NULL: image_populate() the range, after ... */
+	uint64_t drop;      /* ... image_unmap() of this one, */
+	size_t drop_length; /* if it is not empty */
+	int result;         /* on return: 0, or -errno as of image_end() or image_populate() */
 	struct reader_request *next; /* the reader's */
 };
 
 int reader_new(struct reader **reader);
 
-/* Becomes readable when requests are done. */
+/* Becomes readable when requests are done; call reader_seen() then, and reap them all. */
 int reader_fd(const struct reader *reader);
+void reader_seen(struct reader *reader);
 
 /* Take a request; it starts at the next reader_flush() at the latest. */
 void reader_submit(struct reader *reader, struct reader_request *request);

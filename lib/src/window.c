@@ -19,54 +19,76 @@ static uint64_t first_byte(const struct window *e)
 	return (e->number - 1) * WINDOW_BYTES;
 }
 
-/* The last window of an image may be shorter. */
-static size_t bytes_of(const struct window *e, const struct infill_image *image)
+void window_range(const struct infill_image *image, uint64_t offset, uint64_t *from, size_t *bytes)
 {
-	uint64_t left = infill_image_bytes(image) - first_byte(e);
+	uint64_t left;
 
-	return left < WINDOW_BYTES ? left : WINDOW_BYTES;
+	*from = offset - offset % WINDOW_BYTES;
+	/* The last window of an image may be shorter. */
+	left = infill_image_bytes(image) - *from;
+	*bytes = left < WINDOW_BYTES ? left : WINDOW_BYTES;
 }
 
-static void drop(struct window *e, struct infill_image *image)
+/* Remember it as past; an earlier one that nobody took goes now. */
+static void drop(struct windows *w, struct window *e, struct infill_image *image)
 {
-	if (e->number && e->data)
-		image_unmap(image, first_byte(e), bytes_of(e, image));
+	if (e->state == WINDOW_MAPPED) {
+		if (w->past_bytes)
+			image_unmap(image, w->past, w->past_bytes);
+		window_range(image, first_byte(e), &w->past, &w->past_bytes);
+	}
 	*e = (struct window){ 0 };
 }
 
-static void try_to_map(struct window *e, struct infill_image *image)
+size_t window_past(struct windows *w, uint64_t *from)
 {
-	e->asked = 0;
-	e->again = LATER_TRY;
-	e->data = image_map(image, first_byte(e), bytes_of(e, image));
+	size_t bytes = w->past_bytes;
+
+	*from = w->past;
+	w->past_bytes = 0;
+	return bytes;
 }
 
-const char *window_map(struct windows *w, struct infill_image *image, uint64_t offset,
-		       size_t length)
+enum window_state window_ask(struct windows *w, struct infill_image *image, uint64_t offset,
+			     size_t length)
 {
 	struct window *e = slot(w, offset);
 
 	if (e->number != offset / WINDOW_BYTES + 1) {
-		drop(e, image);
+		if (e->state == WINDOW_MAPPING)
+			return WINDOW_UNMAPPED; /* another one has the slot for now */
+		drop(w, e, image);
 		e->number = offset / WINDOW_BYTES + 1;
 		e->again = FIRST_TRY;
 	}
-	if (!e->data) {
-		e->asked += (uint32_t)(length / IMAGE_PAGE);
-		if (e->asked >= e->again)
-			try_to_map(e, image);
-	}
-	return e->data ? e->data + offset % WINDOW_BYTES : NULL;
+	if (e->state != WINDOW_UNMAPPED)
+		return e->state == WINDOW_MAPPED ? WINDOW_MAPPED : WINDOW_UNMAPPED;
+	e->asked += (uint32_t)(length / IMAGE_PAGE);
+	if (e->asked < e->again)
+		return WINDOW_UNMAPPED;
+	e->asked = 0;
+	e->again = LATER_TRY;
+	e->state = WINDOW_MAPPING;
+	return WINDOW_MAPPING;
+}
+
+void window_mapped(struct windows *w, uint64_t offset, bool ok)
+{
+	slot(w, offset)->state = ok ? WINDOW_MAPPED : WINDOW_UNMAPPED;
 }
 
 void window_drop(struct windows *w, struct infill_image *image, uint64_t offset)
 {
 	if (slot(w, offset)->number == offset / WINDOW_BYTES + 1)
-		drop(slot(w, offset), image);
+		drop(w, slot(w, offset), image);
 }
 
 void window_drop_all(struct windows *w, struct infill_image *image)
 {
 	for (unsigned i = 0; i < WINDOWS; i++)
-		drop(&w->entry[i], image);
+		if (w->entry[i].state != WINDOW_MAPPING)
+			drop(w, &w->entry[i], image);
+	if (w->past_bytes)
+		image_unmap(image, w->past, w->past_bytes);
+	w->past_bytes = 0;
 }

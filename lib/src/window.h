@@ -21,26 +21,48 @@
 #define WINDOW_BYTES (2u << 20)
 #define WINDOWS 256
 
+enum window_state {
+	WINDOW_UNMAPPED, /* read the bytes */
+	WINDOW_MAPPING,  /* the same; somebody is about to map it */
+	WINDOW_MAPPED,
+};
+
 struct window {
-	uint64_t number;  /* offset / WINDOW_BYTES, plus 1; 0: free */
-	const char *data; /* NULL: not mapped */
+	uint64_t number; /* offset / WINDOW_BYTES, plus 1; 0: free */
+	enum window_state state;
 	uint32_t asked;   /* pages asked for since the last attempt to map */
 	uint32_t again;   /* attempt again when so many were asked for */
 };
 
 struct windows {
 	struct window entry[WINDOWS];
+	uint64_t past;     /* a window that is done with, still in the page tables */
+	size_t past_bytes; /* 0: none */
 };
 
 /*
- * A pointer to the bytes, which must lie in one window, or NULL: read them.
- * As image_map(), but freshness is the caller's to check.
+ * What to do for LENGTH bytes at OFFSET, all in one window: WINDOW_MAPPED: use
+ * them at image_at(); WINDOW_UNMAPPED: read them; WINDOW_MAPPING, once for a
+ * window: have its window_range() populated, then call window_mapped().
  */
-const char *window_map(struct windows *w, struct infill_image *image, uint64_t offset,
-		       size_t length);
+enum window_state window_ask(struct windows *w, struct infill_image *image, uint64_t offset,
+			     size_t length);
 
-/* Let go of the window that OFFSET lies in, or of all: the RSS falls. */
+/* The window's bytes, for who maps it. */
+void window_range(const struct infill_image *image, uint64_t offset, uint64_t *from, size_t *bytes);
+
+/* It was populated, or that failed. */
+void window_mapped(struct windows *w, uint64_t offset, bool ok);
+
+/*
+ * The window that OFFSET lies in is not needed any more.  Its page tables go
+ * with the next window_past(), so that the session's thread need not wait for
+ * that: returns its length, 0 if there is none, and sets *FROM.
+ */
 void window_drop(struct windows *w, struct infill_image *image, uint64_t offset);
+size_t window_past(struct windows *w, uint64_t *from);
+
+/* Let go of all now: the RSS falls. */
 void window_drop_all(struct windows *w, struct infill_image *image);
 
 #endif

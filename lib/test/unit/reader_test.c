@@ -99,6 +99,7 @@ static struct reader_request *next_done(struct desk *d)
 	while (!(q = reader_reap(d->reader))) {
 		reader_flush(d->reader);
 		assert_int_equal(poll(&p, 1, 10000), 1);
+		reader_seen(d->reader);
 	}
 	return q;
 }
