@@ -27,6 +27,17 @@ def need(*paths):
             raise vm.Failure(f"{os.path.relpath(path, vm.ROOT)}: not found: run make")
 
 
+def attach(memory, *options, bound=True):
+    """What is put before QEMU's command line.
+
+    A VM outlives an `infill attach` that is killed with -9; bound: here it goes too, so that a
+    driver that is killed leaves nothing behind.
+    """
+    bind = ["setpriv", "--pdeathsig", "KILL"] if bound else []
+    return [INFILL, "attach", "--image", memory, *options,
+            "--timeline", "timeline", "--socket", "control", "--", *bind]
+
+
 def process_faults(pid):
     """Minor and major faults of a process so far."""
     with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
@@ -142,8 +153,7 @@ class Untraced(Mapped):
         return ["--record", self.trace]
 
     def options(self):
-        return {"prefix": [INFILL, "attach", "--image", self.memory, *self.trace_options(),
-                           "--timeline", "timeline", "--socket", "control", "--"]}
+        return {"prefix": attach(self.memory, *self.trace_options())}
 
     def start_stat(self):
         """Run `infill stat`; its answer is taken later, so that the guest is not kept waiting."""

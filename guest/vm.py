@@ -188,7 +188,7 @@ class Vm:
 
     memory      the file that is guest memory (share=on); made by QEMU when it is not there
     incoming    True: starts empty and waits for restore()
-    prefix      a command that runs QEMU, such as `infill attach ... --`
+    prefix      a command that runs QEMU, such as restore.attach() gives
     work        the directory for its sockets, and in which it runs; None: one of its own
     """
 

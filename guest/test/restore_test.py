@@ -61,9 +61,8 @@ def attached(context, *options, **settings):
     """A guest under `infill attach` with its control socket; restored, but not asked anything."""
     need_infill()
     snapshot = settings.pop("snapshot", context.snapshot)
+    prefix = restore.attach(snapshot.memory, *options, bound=settings.pop("bound", True))
     with vm.WorkDirectory() as work:
-        prefix = [restore.INFILL, "attach", "--image", snapshot.memory, *options,
-                  "--timeline", "timeline", "--socket", "control", "--"]
         with vm.Vm(snapshot.memory, incoming=True, prefix=prefix, work=work,
                    cpus=snapshot.cpus, **settings) as guest:
             guest.restore(snapshot.state)
@@ -319,10 +318,28 @@ def alive(pid):
         return False
 
 
+def processes(guest):
+    """QEMU, the pager's worker and its supervisor."""
+    counters = stat(guest)
+    return [guest.qemu_pid, counters["worker_pid"], counters["supervisor_pid"]]
+
+
 def test_attach_killed(context):
-    """attach is killed -9: neither QEMU nor pager are left"""
+    """attach is killed -9: QEMU goes on, its pager too, all data right; they end together"""
+    with attached(context, "--fill", "none", bound=False) as guest:
+        pids = processes(guest)
+        guest.process.kill()
+        guest.process.wait()
+        ask_all(guest, context.snapshot)
+        tap.true(all(alive(pid) for pid in pids), "QEMU, worker and supervisor live")
+        guest.call("quit")
+        wait_for("the end of QEMU and pager", lambda: not any(alive(pid) for pid in pids), 20)
+
+
+def test_driver_killed(context):
+    """attach is killed -9 as the demo starts it: neither QEMU nor pager are left"""
     with attached(context) as guest:
-        pids = [guest.qemu_pid] + [stat(guest)[name] for name in ("worker_pid", "supervisor_pid")]
+        pids = processes(guest)
         guest.process.kill()
         guest.process.wait()
         wait_for("the end of QEMU and pager", lambda: not any(alive(pid) for pid in pids), 10)
