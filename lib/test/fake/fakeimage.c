@@ -119,7 +119,8 @@ void fakeimage_make(struct fakeimage *image)
 	char *buffer = malloc(CHUNK);
 	int fd;
 
-	snprintf(image->path, sizeof(image->path), "%s/image-%u", fake_dir(), number++);
+	snprintf(image->path, sizeof(image->path), "%s/image-%d-%u", fake_dir(), (int)getpid(),
+		 number++);
 	fd = open(image->path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644);
 	if (fd < 0 || !buffer || ftruncate(fd, (off_t)image->bytes))
 		fake_die(image->path);

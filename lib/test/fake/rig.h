@@ -28,7 +28,7 @@ struct rig_event {
 	uint32_t kind;
 	int32_t error;
 	uint64_t offset, length;
-	char text[300];
+	char text[512];
 };
 
 struct rig_events {
