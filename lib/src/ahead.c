@@ -4,9 +4,9 @@
  * in slices.  Internal.
  *
  * What a window of the image has in memory is installed straight from there;
- * the rest is read into chunks.  Reads stop while a fault waits for the disk,
- * and slices are small while faults keep coming, so that a fault waits for
- * one small slice at most.
+ * the rest is read into chunks.  Reads of what is left stop while a fault
+ * waits for the disk, and slices are small while faults keep coming, so that
+ * a fault waits for one small slice at most.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -195,6 +195,12 @@ static void settle_hole(struct infill_session *s, const struct queue_run *run)
 	session_check_resident(s);
 }
 
+/* A fault waits for it.  The trace goes on: it is what the guest touches next. */
+static bool disk_is_taken(const struct infill_session *s)
+{
+	return s->demand_reading && (s->queue.trace_over || !s->trace.count);
+}
+
 /*
  * Take a run from the queue and get its content on its way.  False: there is
  * none, or enough is on its way, or a fault waits for the disk.
@@ -203,7 +209,7 @@ static bool fetch(struct infill_session *s, uint64_t now)
 {
 	struct queue_run run;
 
-	if (s->over || s->demand_reading || s->ahead_bytes >= AHEAD_BYTES ||
+	if (s->over || disk_is_taken(s) || s->ahead_bytes >= AHEAD_BYTES ||
 	    !queue_next(s, WINDOW_BYTES, now, &run))
 		return false;
 	if (run.hole)
@@ -325,7 +331,7 @@ uint64_t ahead_wait(struct infill_session *s, uint64_t now)
 		return UINT64_MAX;
 	if (s->ready)
 		return 0;
-	if (s->demand_reading || s->ahead_bytes >= AHEAD_BYTES)
+	if (disk_is_taken(s) || s->ahead_bytes >= AHEAD_BYTES)
 		return UINT64_MAX; /* a read will end */
 	return queue_wait(s, now);
 }

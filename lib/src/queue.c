@@ -9,7 +9,7 @@
 #include "window.h"
 
 #define SPAN_BYTES (256u << 10) /* runs of the trace that are read together: all of them ... */
-#define GAP_BYTES (64u << 10)   /* ... and what may lie between two */
+#define GAP_BYTES (16u << 10)   /* ... and what may lie between two */
 #define HOLE_PAGES 16384 /* settled in one go: a byte of state each */
 #define BURST_NS 50000000 /* of the rate: tokens that may be saved up */
 

@@ -63,6 +63,6 @@ int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t 
 		size_t most);
 
 #define TRACE_WINDOW 256
-#define TRACE_WINDOW_MAX 8192
+#define TRACE_WINDOW_MAX 32768
 
 #endif

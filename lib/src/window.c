@@ -7,7 +7,7 @@
 #include "window.h"
 
 #define FIRST_TRY 16  /* pages asked for in a window before it pays to map it */
-#define LATER_TRY 128 /* ... after it was found not to be in memory */
+#define LATER_TRY 32 /* ... after it was found not to be in memory */
 
 static struct window *slot(struct windows *w, uint64_t offset)
 {
