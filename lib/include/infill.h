@@ -338,7 +338,7 @@ enum infill_mark {
 /* Tell the session what only its user can know.  The first one of a kind counts.  Any thread. */
 int infill_session_mark(struct infill_session *session, enum infill_mark mark);
 
-/* Counters of a session since its start, resumes included.  All grow only. */
+/* Counters of a session since its start, resumes included.  All but `missing` grow only. */
 struct infill_counters {
 	size_t size;
 	uint64_t pages;         /* of all regions, in their own page sizes */
@@ -367,6 +367,8 @@ struct infill_counters {
 	uint64_t trace_done_ns;
 	uint64_t first_work_ns;
 	uint64_t resident_ns;
+	uint64_t missing;       /* pages that still have to come from the image; only falls */
+	uint64_t latency_count; /* latencies that were taken */
 };
 
 /* Any thread; also after the session ended. */

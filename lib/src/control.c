@@ -49,7 +49,7 @@ static json_t *describe_latency(const struct infill_counters *c)
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "p50_ns", number(c->latency_p50_ns),
 			 "p90_ns", number(c->latency_p90_ns), "p99_ns", number(c->latency_p99_ns),
 			 "p999_ns", number(c->latency_p999_ns), "max_ns", number(c->latency_max_ns),
-			 "count", number(c->faults));
+			 "count", number(c->latency_count));
 }
 
 static void add_counters(json_t *vm, const struct infill_counters *c)
@@ -58,7 +58,8 @@ static void add_counters(json_t *vm, const struct infill_counters *c)
 		const char *name;
 		uint64_t value;
 	} field[] = {
-		{ "pages", c->pages }, { "faults", c->faults }, { "installs", c->installs },
+		{ "pages", c->pages }, { "missing", c->missing },
+		{ "faults", c->faults }, { "installs", c->installs },
 		{ "demand_pages", c->demand_pages }, { "trace_pages", c->trace_pages },
 		{ "rest_pages", c->rest_pages }, { "bytes", c->bytes },
 		{ "zero_pages", c->zero_pages }, { "duplicates", c->duplicates },

@@ -270,9 +270,9 @@ int pagemap_move(struct pagemap *pm, uint64_t page, uint64_t count, enum page_st
 	}
 	for (uint64_t i = 0; i < count; i++)
 		atomic_store_explicit(&pm->state[page + i], to, memory_order_release);
-	pm->missing -= was;
-	if (is_missing(to))
-		pm->missing += count;
+	/* Other threads look at it: see pagemap_missing(). */
+	__atomic_store_n(&pm->missing, pm->missing - was + (is_missing(to) ? count : 0),
+			 __ATOMIC_RELAXED);
 	return 0;
 }
 

@@ -130,6 +130,12 @@ static inline enum page_state pagemap_get(const struct pagemap *pm, uint64_t pag
 	return atomic_load_explicit(&pm->state[page], memory_order_relaxed);
 }
 
+/* pm->missing, for any thread. */
+static inline uint64_t pagemap_missing(const struct pagemap *pm)
+{
+	return __atomic_load_n(&pm->missing, __ATOMIC_RELAXED);
+}
+
 /*
  * Move COUNT pages from their states, each of which must allow it, to TO.
  * 0, or -EPROTO, with nothing moved, if one may not: a defect of the library.

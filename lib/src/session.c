@@ -473,10 +473,13 @@ int infill_session_mark(struct infill_session *s, enum infill_mark mark)
 
 int infill_session_counters(const struct infill_session *s, struct infill_counters *counters)
 {
+	size_t size = counters->size;
 	int err = stats_read(s->pm.stats, counters);
 
-	if (!err && counters->size >= offsetof(struct infill_counters, faults))
+	if (!err && size >= offsetof(struct infill_counters, faults))
 		counters->pages = s->pm.header->pages;
+	if (!err && size >= offsetof(struct infill_counters, missing) + sizeof(counters->missing))
+		counters->missing = pagemap_missing(&s->pm);
 	return err;
 }
 

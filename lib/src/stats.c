@@ -56,6 +56,7 @@ static void read_latency(const struct histogram *h, struct infill_counters *c)
 	c->latency_p99_ns = histogram_percentile(h, 99);
 	c->latency_p999_ns = histogram_percentile(h, 99.9);
 	c->latency_max_ns = load(&h->max);
+	c->latency_count = histogram_count(h);
 }
 
 static void read_times(const struct stats *s, struct infill_counters *c)
