@@ -250,20 +250,34 @@ static int bar_width(void)
 	return columns < 10 ? 10 : columns > BAR_MAX ? BAR_MAX : columns;
 }
 
+/*
+ * How much of the memory needs no fill any more, 0 to 1.  That is more than
+ * what was installed: pages that the VMM gave up, and zeros of the rest.
+ */
+static double part_done(const json_t *vm)
+{
+	uint64_t pages = number(vm, "pages"), missing = number(vm, "missing");
+	uint64_t memory = number(vm, "memory_bytes"), bytes = number(vm, "bytes");
+	double part;
+
+	if (json_object_get(vm, "missing"))
+		return pages && missing < pages ? (double)(pages - missing) / (double)pages : 0;
+	/* A pager of before.  What a balloon took and a guest wants again is counted twice. */
+	part = memory ? (double)bytes / (double)memory : 0;
+	return part > 1 ? 1 : part;
+}
+
 /* One line, which ends with clearing what an earlier one left there. */
 static void print_bar(const json_t *vm)
 {
-	uint64_t memory = number(vm, "memory_bytes"), bytes = number(vm, "bytes");
-	double part = memory ? (double)bytes / (double)memory : 0;
-	int columns = bar_width(), full;
+	double part = part_done(vm);
+	int columns = bar_width(), full = (int)(part * columns);
 
-	/* Pages that a balloon took and a guest wants again are installed twice. */
-	part = part > 1 ? 1 : part;
-	full = (int)(part * columns);
 	printf("VM %-4" PRIu64 " [", number(vm, "id"));
 	for (int i = 0; i < columns; i++)
 		putchar(i < full ? '#' : '.');
-	printf("] %3.0f%% %10s %s\033[K\n", part * 100, show_bytes(bytes).text,
+	/* 100 % is said of nothing less. */
+	printf("] %3d%% %10s %s\033[K\n", (int)(part * 100), show_bytes(number(vm, "bytes")).text,
 	       string(vm, "state"));
 }
 
