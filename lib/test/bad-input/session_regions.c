@@ -185,11 +185,16 @@ static void memory_without_regions_is_refused(void **state)
 static void region_that_is_not_mapped_is_refused(void **state)
 {
 	struct rig rig = { .image = { .bytes = MIB, .seed = 163 } };
-	struct infill_region region = { .size = sizeof(region), .hva = HVA, .length = MIB };
+	struct infill_region region = { .size = sizeof(region), .length = MIB };
+	void *at;
 
 	(void)state;
 	rig_need_userfaultfd();
 	rig_prepare(&rig);
+	at = mmap(NULL, MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(at != MAP_FAILED);
+	assert_int_equal(munmap(at, MIB), 0);
+	region.hva = (uintptr_t)at;
 	infill_memory_free(rig.memory);
 	assert_int_equal(infill_memory_new(&rig.memory), 0);
 	assert_int_equal(infill_memory_add(rig.memory, &region), 0);
