@@ -264,7 +264,7 @@ static int mount_point(char *path, size_t size)
 
 int fakefuse_start(struct fakefuse *fuse, const struct fakeimage *image)
 {
-	char at[160];
+	char at[400];
 	int ready[2], result = mount_point(at, sizeof(at));
 
 	memset(fuse, 0, sizeof(*fuse));
@@ -281,7 +281,7 @@ int fakefuse_start(struct fakefuse *fuse, const struct fakeimage *image)
 	if (read(ready[0], &result, sizeof(result)) != sizeof(result))
 		result = -ECHILD;
 	close(ready[0]);
-	snprintf(fuse->path, sizeof(fuse->path), "/proc/%d/root%.40s", (int)fuse->server, at);
+	snprintf(fuse->path, sizeof(fuse->path), "/proc/%d/root%s", (int)fuse->server, at);
 	if (!result)
 		fuse->fd = open(fuse->path, O_RDONLY | O_CLOEXEC);
 	if (!result && fuse->fd < 0)

@@ -34,7 +34,7 @@ struct fakefuse {
 	struct fakefuse_control *control;
 	pid_t server;
 	int fd;         /* the file, read-only */
-	char path[64];  /* a path to it for other processes (through /proc) */
+	char path[512];  /* a path to it for other processes (through /proc) */
 };
 
 /*
