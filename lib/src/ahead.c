@@ -316,7 +316,7 @@ bool ahead_step(struct infill_session *s)
 	if (s->over || (s->resident && !s->ready))
 		return false;
 	now = stats_now();
-	more = install_slice(s, now);
+	more = (s->ready || !queue_wait(s, now)) && install_slice(s, now);
 	/* Reads and page tables go on beside the installs. */
 	for (unsigned n = 0; n < FETCHES && fetch(s, now); n++)
 		more = true;

@@ -99,6 +99,10 @@ static struct chunk *chunk_under_way(const struct infill_session *s, uint64_t pa
 	return NULL;
 }
 
+/*
+ * NULL: too many are under way, or there is no memory.  The fault waits, while
+ * others are served, until one of them is done; if there is none, for a while.
+ */
 static struct chunk *read_for_demand(struct infill_session *s, const struct pagemap_region *r,
 				     uint64_t page, uint64_t count)
 {
@@ -106,24 +110,8 @@ static struct chunk *read_for_demand(struct infill_session *s, const struct page
 	struct chunk *c = s->demand_reading < READS_MAX ? chunk_read(s, &run, WHY_DEMAND) : NULL;
 
 	s->demand_reading += c != NULL;
+	s->retries += !c && !s->demand_reading;
 	return c;
-}
-
-/* Ask the disk.  The window around the page, because its neighbours are likely next. */
-static int read_slowly(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
-{
-	uint64_t per = READ_WINDOW / r->page_size ? READ_WINDOW / r->page_size : 1;
-	uint64_t first = w->page - (w->page - r->first) % per;
-	uint64_t end = r->first + r->pages;
-
-	w->chunk = chunk_under_way(s, w->page);
-	if (w->chunk)
-		return 0;
-	w->chunk = read_for_demand(s, r, first, end - first < per ? end - first : per);
-	if (!w->chunk)
-		return -EAGAIN;
-	stats_add(&s->pm.stats->slow_reads, 1);
-	return 0;
 }
 
 /* Does nobody need to look for the page in the image? */
@@ -132,6 +120,29 @@ static bool in_hole(struct infill_session *s, const struct pagemap_region *r, ui
 	uint64_t offset = pagemap_offset(r, page), end;
 
 	return image_hole(s->image, offset, &end) && end - offset >= r->page_size;
+}
+
+/* Ask the disk.  The window around the page, because its neighbours are likely next. */
+static void read_slowly(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	uint64_t per = READ_WINDOW / r->page_size ? READ_WINDOW / r->page_size : 1;
+	uint64_t first = w->page - (w->page - r->first) % per;
+	uint64_t end = r->first + r->pages;
+
+	w->chunk = chunk_under_way(s, w->page);
+	if (w->chunk)
+		return;
+	w->chunk = read_for_demand(s, r, first, end - first < per ? end - first : per);
+	stats_add(&s->pm.stats->slow_reads, w->chunk != NULL);
+}
+
+/* A page that is not in memory: it is in a hole, or has to be read. */
+static int zero_or_read(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	if (in_hole(s, r, w->page))
+		return fill_zero(s, r, w->page);
+	read_slowly(s, r, w);
+	return 0;
 }
 
 static int cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
@@ -154,11 +165,13 @@ static int serve_huge(struct infill_session *s, const struct pagemap_region *r, 
 	int err;
 
 	if (!data)
-		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+		return zero_or_read(s, r, w);
 	err = fill_data(s, r, page, 1, data, true, WHY_DEMAND, &done);
 	image_unmap(s->image, offset, r->page_size);
-	if (err == -EFAULT)
-		return read_slowly(s, r, w);
+	if (err == -EFAULT) {
+		read_slowly(s, r, w);
+		return 0;
+	}
 	if (!err)
 		err = infill_image_check(s->image);
 	if (err && err != -EAGAIN)
@@ -189,7 +202,7 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 		stats_add(&s->pm.stats->read_bytes, count * r->page_size);
 		return fill_data(s, r, page, count, hot, false, WHY_DEMAND, &done);
 	case -EAGAIN:
-		return in_hole(s, r, page) ? fill_zero(s, r, page) : read_slowly(s, r, w);
+		return zero_or_read(s, r, w);
 	case -ESTALE:
 		session_fail(s, err);
 		return err;
@@ -314,16 +327,16 @@ static void clear_events(struct infill_session *s)
 	memset(s->pm.events, 0, n * sizeof(*s->pm.events));
 }
 
-void demand_events(struct infill_session *s)
+bool demand_events(struct infill_session *s)
 {
 	int n = uffd_read(s->uffd, s->pm.events, PAGEMAP_EVENTS);
 
 	if (n < 0) {
 		session_fail(s, err_set(n, "userfaultfd: cannot read events: %m"));
-		return;
+		return false;
 	}
 	if (!n)
-		return;
+		return true;
 	/* A fault can be read before a REMOVE that came earlier. */
 	apply_removes(s);
 	if (!s->over)
@@ -331,6 +344,7 @@ void demand_events(struct infill_session *s)
 	clear_events(s);
 	session_check_resident(s);
 	demand_serve(s);
+	return true;
 }
 
 void demand_resume(struct infill_session *s)
@@ -399,4 +413,6 @@ void demand_read_done(struct infill_session *s, struct chunk *c)
 		install_read(s, c);
 	}
 	chunk_free(c);
+	/* Faults that found too many reads under way. */
+	demand_serve(s);
 }

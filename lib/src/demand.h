@@ -8,8 +8,8 @@
 
 #include "session.h"
 
-/* Read a batch of events and serve it. */
-void demand_events(struct infill_session *s);
+/* Read a batch of events and serve it.  False: it cannot be read, never again. */
+bool demand_events(struct infill_session *s);
 
 /* Apply what an earlier process read and did not apply, and let everybody fault again. */
 void demand_resume(struct infill_session *s);

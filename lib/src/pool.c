@@ -225,10 +225,12 @@ static void take_event(struct pool_thread *t, const struct epoll_event *e)
 
 	switch ((enum source)(e->data.u64 & SOURCE_MASK)) {
 	case SOURCE_UFFD:
-		if (!s->leaving) {
-			demand_events(s);
-			t->demand = true;
-		}
+		if (s->leaving)
+			break;
+		t->demand = true;
+		/* One that cannot be read would be reported for ever. */
+		if (!demand_events(s))
+			epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
 		break;
 	case SOURCE_WATCH:
 		if (!s->leaving) {
