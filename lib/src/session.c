@@ -158,6 +158,8 @@ static int check_options(const struct infill_session_options *o)
 {
 	if (o->fill > INFILL_FILL_NONE)
 		return err_set(-EINVAL, "session: fill is %u: use INFILL_FILL_*", o->fill);
+	if (o->reserved)
+		return err_set(-EINVAL, "session: reserved is %u: it must be 0", o->reserved);
 	if (o->trace && o->record)
 		return err_set(-EINVAL, "session: a trace is either recorded or replayed, not both");
 	if (o->record_pages > RECORD_PAGES_MAX)
