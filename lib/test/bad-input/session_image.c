@@ -234,7 +234,7 @@ static void image_without_a_readable_page_is_all_poison(void **state)
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 10000), 0);
 	assert_int_equal(rig_counters(&rig).poisoned, rig.vmm->pages);
 	assert_int_equal(rig_counters(&rig).installs, 0);
-	rig_assert_says(rig_events_wait(&rig.events, INFILL_EVENT_POISON, 0, 0)->text,
+	rig_assert_says(rig_events_wait(rig.events, INFILL_EVENT_POISON, 0, 0)->text,
 			"cannot be read");
 	rig_stop(&rig);
 	fakefuse_stop(&fuse);
@@ -258,7 +258,7 @@ static void image_whose_server_dies_ends_the_session(void **state)
 	rig_assert_load(rig.vmm, fakevmm_touch(rig.vmm, 0, 10));
 	fakefuse_stop(&fuse);
 	fakevmm_start(rig.vmm, &load);
-	event = rig_events_wait(&rig.events, INFILL_EVENT_ERROR, 0, 10000);
+	event = rig_events_wait(rig.events, INFILL_EVENT_ERROR, 0, 10000);
 	fakevmm_abandon(rig.vmm);
 	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
 	assert_non_null(event);

@@ -29,12 +29,12 @@ static void assert_not_recorded(const char *path, int error, const char *says)
 	rig_need_userfaultfd();
 	assert_int_equal(rig_start(&rig), 0);
 	rig_assert_load(rig.vmm, fakevmm_touch(rig.vmm, 0, 4000));
-	event = rig_events_wait(&rig.events, INFILL_EVENT_TRACE_FAILED, 0, 10000);
+	event = rig_events_wait(rig.events, INFILL_EVENT_TRACE_FAILED, 0, 10000);
 	assert_non_null(event);
 	assert_int_equal(event->error, error);
 	rig_assert_says(event->text, path);
 	rig_assert_says(event->text, says);
-	assert_int_equal(rig_events_count(&rig.events, INFILL_EVENT_RECORDED), 0);
+	assert_int_equal(rig_events_count(rig.events, INFILL_EVENT_RECORDED), 0);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 5000), 0);
 	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
 	assert_int_equal(infill_session_error(rig.session, NULL), 0);
@@ -180,7 +180,7 @@ static void no_permission(void **state)
 		if (fakevmm_verify(rig.vmm))
 			_exit(2);
 		infill_session_stop(rig.session);
-		event = rig_events_wait(&rig.events, INFILL_EVENT_TRACE_FAILED, 0, 0);
+		event = rig_events_wait(rig.events, INFILL_EVENT_TRACE_FAILED, 0, 0);
 		_exit(!event ? 3 : event->error != -EACCES ? 4 : !strstr(event->text, path) ? 5 : 0);
 	}
 	status = fake_wait(pid, 30000);

@@ -244,7 +244,7 @@ static void fault_outside_of_all_regions_is_an_error(void **state)
 	fakevmm_start(rig.vmm, &load);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_END, 10000), -EFAULT);
 	rig_assert_says(infill_error(), "none of the regions");
-	assert_non_null(rig_events_wait(&rig.events, INFILL_EVENT_ERROR, 0, 1000));
+	assert_non_null(rig_events_wait(rig.events, INFILL_EVENT_ERROR, 0, 1000));
 	fakevmm_abandon(rig.vmm);
 	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
 	rig_stop(&rig);

@@ -163,7 +163,7 @@ static const struct {
 static void assert_ignored(struct rig *rig, int error, const char *path, const char *says)
 {
 	const struct rig_event *event =
-		rig_events_wait(&rig->events, INFILL_EVENT_TRACE_IGNORED, 0, 5000);
+		rig_events_wait(rig->events, INFILL_EVENT_TRACE_IGNORED, 0, 5000);
 
 	assert_non_null(event);
 	assert_int_equal(event->error, error);
@@ -173,7 +173,7 @@ static void assert_ignored(struct rig *rig, int error, const char *path, const c
 	assert_int_equal(infill_session_wait(rig->session, INFILL_WAIT_RESIDENT, 20000), 0);
 	rig_assert_load(rig->vmm, fakevmm_verify(rig->vmm));
 	assert_int_equal(rig_counters(rig).trace_pages, 0);
-	assert_int_equal(rig_events_count(&rig->events, INFILL_EVENT_ERROR), 0);
+	assert_int_equal(rig_events_count(rig->events, INFILL_EVENT_ERROR), 0);
 }
 
 static void bad_trace_is_reported_and_ignored(void **state)
@@ -242,7 +242,7 @@ static void good_trace_is_replayed(void **state)
 	rig_need_userfaultfd();
 	assert_int_equal(rig_start(&rig), 0);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_TRACE, 5000), 0);
-	assert_int_equal(rig_events_count(&rig.events, INFILL_EVENT_TRACE_IGNORED), 0);
+	assert_int_equal(rig_events_count(rig.events, INFILL_EVENT_TRACE_IGNORED), 0);
 	assert_true(rig_counters(&rig).trace_pages >= 400);
 	rig_stop(&rig);
 }

@@ -60,6 +60,28 @@ struct fakevmm_run {
 static __thread struct worker *self;
 static struct sigaction bus_before;
 
+#if defined(__SANITIZE_THREAD__)
+#define THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER 1
+#endif
+#endif
+
+#ifdef THREAD_SANITIZER
+/*
+ * ThreadSanitizer puts signals off until the thread's next system call, which
+ * a thread that waits in a page fault never makes.  This is sigaction(2)
+ * behind its back; the handler must then do without it.
+ */
+int __sigaction(int number, const struct sigaction *action, struct sigaction *before);
+#define sigaction_now __sigaction
+#define SIGNAL_HANDLER __attribute__((no_sanitize("thread")))
+#else
+#define sigaction_now sigaction
+#define SIGNAL_HANDLER
+#endif
+
 /* ---- failure ---- */
 
 static void fail(struct fakevmm *vmm, const char *format, ...)
@@ -152,7 +174,7 @@ void fakevmm_expect(struct fakevmm *vmm, uint64_t page, enum fakevmm_content con
 
 /* ---- touching without hanging ---- */
 
-static void torn_out(int number, siginfo_t *info, void *context)
+static SIGNAL_HANDLER void torn_out(int number, siginfo_t *info, void *context)
 {
 	struct worker *worker = self;
 
@@ -180,12 +202,12 @@ static void signals_install(void)
 		.sa_flags = SA_SIGINFO | SA_NODEFER,
 	};
 
-	sigaction(SIGUSR1, &action, NULL);
-	sigaction(SIGBUS, NULL, &now);
+	sigaction_now(SIGUSR1, &action, NULL);
+	sigaction_now(SIGBUS, NULL, &now);
 	if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == torn_out)
 		return;
 	bus_before = now;
-	sigaction(SIGBUS, &action, NULL);
+	sigaction_now(SIGBUS, &action, NULL);
 }
 
 /* Copy words out of, or into, guest memory; the other side is private. */

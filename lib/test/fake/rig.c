@@ -14,6 +14,16 @@
 
 /* ---- events ---- */
 
+struct rig_events *rig_events_new(void)
+{
+	struct rig_events *events = calloc(1, sizeof(*events));
+
+	if (!events)
+		fake_die("struct rig_events");
+	pthread_mutex_init(&events->lock, NULL);
+	return events;
+}
+
 void rig_events_add(struct infill_session *session, const struct infill_event *event, void *arg)
 {
 	struct rig_events *events = arg;
@@ -113,7 +123,7 @@ void rig_prepare(struct rig *rig)
 	};
 
 	fake_deadline(program_invocation_short_name, 180);
-	pthread_mutex_init(&rig->events.lock, NULL);
+	rig->events = rig_events_new();
 	image_prepare(rig);
 	if (rig->minor) {
 		assert_int_equal(infill_cache_new(&rig->cache, rig->source), 0);
@@ -135,7 +145,7 @@ int rig_start_prepared(struct rig *rig)
 	options.size = sizeof(options);
 	options.cache = rig->cache;
 	options.event = rig_events_add;
-	options.event_arg = &rig->events;
+	options.event_arg = rig->events;
 	if (rig->adopt)
 		return infill_session_adopt(&rig->session, rig->pool, rig->memory, rig->source,
 					    rig->vmm->uffd, &options);
@@ -156,6 +166,7 @@ void rig_stop(struct rig *rig)
 	infill_pool_free(rig->pool);
 	infill_cache_free(rig->cache);
 	infill_image_close(rig->source);
+	free(rig->events);
 	if (!rig->image_made && rig->source_fd <= 0)
 		fakeimage_remove(&rig->image);
 	fake_deadline("", 0);

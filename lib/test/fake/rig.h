@@ -37,6 +37,8 @@ struct rig_events {
 	struct rig_event event[RIG_EVENTS_MAX];
 };
 
+struct rig_events *rig_events_new(void);
+
 /* An infill_event_fn; ARG is a struct rig_events. */
 void rig_events_add(struct infill_session *session, const struct infill_event *event, void *arg);
 
@@ -67,7 +69,7 @@ struct rig {
 	struct infill_memory *memory;
 	struct fakevmm *vmm;
 	struct infill_session *session;
-	struct rig_events events;
+	struct rig_events *events; /* outlives a test that failed, as its session may */
 };
 
 /* All up to the session, and all of it.  0 or the session's -errno. */

@@ -91,7 +91,7 @@ static int image_make_old(struct rig *rig)
 
 static void assert_stale(struct rig *rig)
 {
-	const struct rig_event *event = rig_events_wait(&rig->events, INFILL_EVENT_ERROR, 0, 10000);
+	const struct rig_event *event = rig_events_wait(rig->events, INFILL_EVENT_ERROR, 0, 10000);
 	const char *text;
 
 	assert_non_null(event);
@@ -149,6 +149,30 @@ static void changed_during_the_fill_shows_nowhere(void **state)
 		close(fd);
 		rig_stop(&rig);
 		fakeimage_remove(&rig.image);
+	}
+}
+
+/*
+ * A mapping that loses its file under the reader raises SIGBUS in the thread
+ * that looks: it must not be the end of the process.
+ */
+static void cut_under_the_mapping_ends_the_session_only(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 150; round++) {
+		struct rig rig = { .map = true,
+				   .image = { .bytes = 16u << 20, .seed = 73, .zero_every = 2 } };
+		int fd, result;
+
+		assert_int_equal(rig_start(&rig), 0);
+		fd = open(rig.image.path, O_RDWR | O_CLOEXEC);
+		assert_true(fd >= 0);
+		usleep(round * 37 % 3000);
+		cut_to_nothing(fd, 0);
+		result = infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 20000);
+		assert_true(result == 0 || result == -ESTALE);
+		close(fd);
+		rig_stop(&rig);
 	}
 }
 
@@ -212,6 +236,7 @@ int main(void)
 		  NULL },
 		{ "changed during the fill, mapped", changed_during_the_fill_shows_nowhere, NULL,
 		  NULL, rows },
+		cmocka_unit_test(cut_under_the_mapping_ends_the_session_only),
 		cmocka_unit_test(renamed_image_goes_on),
 		cmocka_unit_test(resident_guest_outlives_its_image),
 	};

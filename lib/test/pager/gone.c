@@ -84,11 +84,11 @@ static void other_serve(struct other *other, int watch_fd)
 	struct rig *rig = &other->rig;
 	struct infill_session_options options = rig->session_options;
 
-	pthread_mutex_init(&rig->events.lock, NULL);
+	rig->events = rig_events_new();
 	options.size = sizeof(options);
 	options.watch_fd = watch_fd;
 	options.event = rig_events_add;
-	options.event_arg = &rig->events;
+	options.event_arg = rig->events;
 	assert_int_equal(infill_image_open(&rig->source, rig->image.path, NULL), 0);
 	assert_int_equal(infill_pool_new(&rig->pool, NULL), 0);
 	rig->memory = fakevmm_memory(rig->vmm);
@@ -109,8 +109,8 @@ static void other_stop(struct other *other)
 static void assert_ended(struct other *other)
 {
 	assert_int_equal(infill_session_wait(other->rig.session, INFILL_WAIT_END, 10000), 0);
-	assert_non_null(rig_events_wait(&other->rig.events, INFILL_EVENT_ENDED, 0, 1000));
-	assert_int_equal(rig_events_count(&other->rig.events, INFILL_EVENT_ERROR), 0);
+	assert_non_null(rig_events_wait(other->rig.events, INFILL_EVENT_ENDED, 0, 1000));
+	assert_int_equal(rig_events_count(other->rig.events, INFILL_EVENT_ERROR), 0);
 	assert_int_equal(infill_session_wait(other->rig.session, INFILL_WAIT_RESIDENT, 1000),
 			 -ECANCELED);
 	assert_int_equal(infill_session_error(other->rig.session, NULL), 0);

@@ -77,11 +77,11 @@ static uint64_t make_some_bad(struct fakefuse *fuse, struct rig *rig)
 static void assert_poison_reported(struct rig *rig, uint64_t pages)
 {
 	uint64_t bytes = 0;
-	unsigned count = rig_events_count(&rig->events, INFILL_EVENT_POISON);
+	unsigned count = rig_events_count(rig->events, INFILL_EVENT_POISON);
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct rig_event *event =
-			rig_events_wait(&rig->events, INFILL_EVENT_POISON, i, 0);
+			rig_events_wait(rig->events, INFILL_EVENT_POISON, i, 0);
 
 		assert_int_equal(event->error, -EIO);
 		assert_true(event->length > 0 && event->text[0]);
@@ -157,22 +157,17 @@ static void slow_read_holds_up_nobody_else(void **state)
 	struct rig rig = { .image = { .bytes = 16u << 20, .seed = 62 },
 			   .session_options = { .fill = INFILL_FILL_NONE } };
 	struct fakevmm_load slow = { .passes = 1, .first = 2 * FAR, .count = 1 };
-	struct fakevmm *other;
+	struct fakevmm_load fast = { .passes = 1, .count = FAR };
+	struct fakevmm second; /* the same memory, for a second set of threads */
 	struct fakefuse fuse;
 
 	rig_on_fuse(&rig, &fuse, row);
 	assert_int_equal(rig_start(&rig), 0);
-	other = rig.vmm;
+	second = *rig.vmm;
 	hold(&fuse, 2 * FAR);
 	fakevmm_start(rig.vmm, &slow);
 	assert_true(fakevmm_wait_waiting(rig.vmm, 2 * FAR, 10000));
-	/* The same memory through a second set of threads. */
-	{
-		struct fakevmm second = *other;
-		struct fakevmm_load fast = { .passes = 1, .count = FAR };
-
-		rig_assert_load(&second, fakevmm_run(&second, &fast));
-	}
+	rig_assert_load(&second, fakevmm_run(&second, &fast));
 	assert_true(atomic_load(&fuse.control->holding) > 0);
 	let_go(&fuse);
 	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));

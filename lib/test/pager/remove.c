@@ -85,7 +85,9 @@ static void flood_keeps_every_page_right(void **state)
 	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
 	c = rig_counters(&rig);
 	assert_true(c.removed > 0 && c.removed <= rig.vmm->shared->removed);
-	assert_true(rig.vmm->shared->unjudged < rig.vmm->shared->touches / 2);
+	/* Huge pages change while they are read. */
+	if (!row->page_size)
+		assert_true(rig.vmm->shared->unjudged < rig.vmm->shared->touches / 2);
 	rig_assert_consistent(&rig);
 	rig_stop(&rig);
 }

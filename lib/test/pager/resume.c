@@ -23,7 +23,7 @@ static void cycle(struct rig *rig)
 	options.size = sizeof(options);
 	options.cache = rig->cache;
 	options.event = rig_events_add;
-	options.event_arg = &rig->events;
+	options.event_arg = rig->events;
 	assert_true(state >= 0);
 	infill_session_stop(rig->session);
 	rig->session = NULL;

@@ -53,8 +53,8 @@ static uint64_t record(const struct fakeimage *image, const char *path, uint32_t
 	assert_int_equal(rig_start(&rig), 0);
 	pages = touch_all(&rig);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), 0);
-	assert_non_null(rig_events_wait(&rig.events, INFILL_EVENT_RECORDED, 0, 5000));
-	assert_int_equal(rig_events_count(&rig.events, INFILL_EVENT_TRACE_FAILED), 0);
+	assert_non_null(rig_events_wait(rig.events, INFILL_EVENT_RECORDED, 0, 5000));
+	assert_int_equal(rig_events_count(rig.events, INFILL_EVENT_TRACE_FAILED), 0);
 	rig_stop(&rig);
 	return pages;
 }
@@ -75,7 +75,7 @@ static void replayed_pages_do_not_fault(void **state)
 	pages = record(&image, path, INFILL_FILL_NONE);
 	assert_int_equal(rig_start(&rig), 0);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_TRACE, 10000), 0);
-	assert_non_null(rig_events_wait(&rig.events, INFILL_EVENT_TRACE_DONE, 0, 5000));
+	assert_non_null(rig_events_wait(rig.events, INFILL_EVENT_TRACE_DONE, 0, 5000));
 	touch_all(&rig);
 	c = rig_counters(&rig);
 	assert_int_equal(c.faults, 0);
