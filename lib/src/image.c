@@ -239,6 +239,12 @@ bool image_hole(struct infill_image *image, uint64_t offset, uint64_t *end)
 	return hole && !infill_image_check(image);
 }
 
+void image_will_need(struct infill_image *image, uint64_t offset, uint64_t length)
+{
+	if (image->ops->will_need && in_range(image, offset, length))
+		image->ops->will_need(image, offset, length);
+}
+
 int image_populate(struct infill_image *image, uint64_t offset, size_t length)
 {
 	if (!image->ops->populate || !length || offset % IMAGE_PAGE ||

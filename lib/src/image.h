@@ -48,6 +48,9 @@ void image_prep(struct infill_image *image, struct io_uring_sqe *sqe, uint64_t o
  */
 int image_end(struct infill_image *image, int result, uint64_t offset, size_t length);
 
+/* Ask for a range to be read into memory, without waiting for it. */
+void image_will_need(struct infill_image *image, uint64_t offset, uint64_t length);
+
 /*
  * Is OFFSET (page aligned) in a hole?  *END becomes the end of the hole or of
  * the data that it is in, page aligned (inward for holes: a page that is

@@ -26,6 +26,8 @@ struct image_ops {
 	int (*read)(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
 	void (*prep)(struct infill_image *image, struct io_uring_sqe *sqe, uint64_t offset,
 		     void *buffer, size_t length);
+	/* As image_will_need(). */
+	void (*will_need)(struct infill_image *image, uint64_t offset, uint64_t length);
 	/* As image_hole(); offset is inside the image. */
 	bool (*hole)(struct infill_image *image, uint64_t offset, uint64_t *end);
 	/* As image_at() and image_populate(); NULL: this kind has no mapping. */

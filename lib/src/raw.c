@@ -150,6 +150,11 @@ static bool in_memory(char *at, size_t length)
 	return true;
 }
 
+static void raw_will_need(struct infill_image *image, uint64_t offset, uint64_t length)
+{
+	posix_fadvise(raw_of(image)->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+}
+
 static const char *raw_at(struct infill_image *image, uint64_t offset)
 {
 	return raw_of(image)->base + offset;
@@ -189,6 +194,7 @@ static const struct image_ops raw_ops = {
 	.read = raw_read,
 	.prep = raw_prep,
 	.hole = raw_hole,
+	.will_need = raw_will_need,
 	.at = raw_at,
 	.populate = raw_populate,
 	.unmap = raw_unmap,

@@ -16,6 +16,7 @@
 #include "handshake.h"
 #include "memory.h"
 #include "vmset.h"
+#include "warm.h"
 
 #define PROBE_MS 1000  /* how often to look whether a VM without a pidfd is gone */
 #define ENDED_KEPT 16
@@ -101,6 +102,8 @@ int vmset_init(struct vmset *set, const struct server *server, const struct vmse
 		/* VMs that live have to be told, so this is no reason to end. */
 		set->broken = strdup(err_text());
 		server_log(server, LOG_ERR, "%s", err_text());
+	} else if (server->session.trace && server->session.fill != INFILL_FILL_NONE) {
+		set->warm = warm_start(set->image, server->session.trace);
 	}
 	return 0;
 }
@@ -115,6 +118,7 @@ static void guest_free(struct guest *g)
 
 void vmset_free(struct vmset *set)
 {
+	warm_stop(set->warm);
 	while (set->first) {
 		struct guest *g = set->first;
 

@@ -20,6 +20,7 @@
 #define VMSET_KINDS (INFILL_EVENT_ERROR + 1)
 
 struct vmset;
+struct warm;
 
 struct guest {
 	struct vm vm;
@@ -46,6 +47,7 @@ struct vmset {
 	struct infill_image *image;
 	struct infill_pool *pool;
 	struct infill_cache *cache;
+	struct warm *warm;
 	char *broken;        /* why no VM can be served: the image has changed */
 	struct guest *first;
 	unsigned count;
