@@ -19,6 +19,7 @@
 
 #define READ_WINDOW (64u << 10) /* read for one fault that is not in the page cache */
 #define READS_MAX 64            /* demand chunks under way; more faults wait */
+#define COLD_BYTES (1u << 20)   /* read, without being installed, once faults come back to it */
 
 static int add_waiting(struct infill_session *s, uint64_t page, uint64_t since, bool minor)
 {
@@ -122,6 +123,27 @@ static bool in_hole(struct infill_session *s, const struct pagemap_region *r, ui
 	return image_hole(s->image, offset, &end) && end - offset >= r->page_size;
 }
 
+/*
+ * The second slow read in one part of the image: others will follow, so have
+ * all of it read into the page cache, behind the read that a fault waits for.
+ */
+static void expect_more(struct infill_session *s, uint64_t offset)
+{
+	uint64_t number = offset / COLD_BYTES + 1, from = offset - offset % COLD_BYTES;
+	uint64_t left = infill_image_bytes(s->image) - from;
+	struct cold *c = &s->cold[number % COLD_PARTS];
+
+	if (c->number != number) {
+		*c = (struct cold){ .number = number };
+		return;
+	}
+	if (c->asked)
+		return;
+	c->asked = true;
+	reader_flush(pool_reader(s->thread));
+	image_will_need(s->image, from, left < COLD_BYTES ? left : COLD_BYTES);
+}
+
 /* Ask the disk.  The window around the page, because its neighbours are likely next. */
 static void read_slowly(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
@@ -134,6 +156,7 @@ static void read_slowly(struct infill_session *s, const struct pagemap_region *r
 		return;
 	w->chunk = read_for_demand(s, r, first, end - first < per ? end - first : per);
 	stats_add(&s->pm.stats->slow_reads, w->chunk != NULL);
+	expect_more(s, pagemap_offset(r, w->page));
 }
 
 /* A page that is not in memory: it is in a hole, or has to be read. */

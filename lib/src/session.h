@@ -54,6 +54,13 @@ struct stream {
 	uint32_t window; /* pages */
 };
 
+/* A part of the image where faults found bytes that are not in memory. */
+struct cold {
+	uint64_t number; /* offset / its size, plus 1; 0: none */
+	bool asked;      /* the kernel was asked to read all of it */
+};
+
+#define COLD_PARTS 64
 #define STREAMS 8
 #define STREAM_WINDOW_MAX 64
 
@@ -100,6 +107,7 @@ struct infill_session {
 	unsigned waiting_count, waiting_size;
 	struct stream stream[STREAMS];
 	unsigned stream_turn;
+	struct cold cold[COLD_PARTS];
 	uint64_t demand_ns;      /* when the last fault was read */
 	uint64_t no_memory_ns;   /* since when installs fail with ENOMEM; 0: they do not */
 	unsigned retries;        /* in a row, because of EAGAIN; 0: none needed */
