@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +23,7 @@
 #include "options.h"
 #include "pool.h"
 #include "session.h"
+#include "thread.h"
 
 #define THREADS_MAX 64
 #define THREADS_DEFAULT_MAX 16
@@ -369,7 +369,6 @@ static void thread_free(struct pool_thread *t)
 
 static int thread_start(struct pool_thread *t, unsigned number)
 {
-	sigset_t all, old;
 	char name[24];
 	int err;
 
@@ -386,11 +385,7 @@ static int thread_start(struct pool_thread *t, unsigned number)
 	if (!err)
 		err = watch(t, reader_fd(t->reader), EPOLLIN, NULL, SOURCE_READS);
 	if (!err) {
-		/* Signals are for the program's own threads. */
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &old);
-		err = -pthread_create(&t->thread, NULL, run, t);
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		err = thread_new(&t->thread, run, t);
 		if (err)
 			err_set(err, "pool: cannot start a thread: %m");
 	}

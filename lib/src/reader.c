@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include "err.h"
 #include "image.h"
 #include "reader.h"
+#include "thread.h"
 
 #define DEPTH 256 /* entries of the ring; more wait in `queued` */
 #define THREADS 4 /* without io_uring; with it, one is enough for page tables */
@@ -95,18 +95,13 @@ static void *work_thread(void *arg)
 /* Have COUNT threads at least.  0 or -errno; none is an error, fewer are not. */
 static int start_threads(struct reader *r, unsigned count)
 {
-	sigset_t all, old;
 	int err = 0;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (r->threads < count && !err) {
-		err = pthread_create(&r->thread[r->threads], NULL, work_thread, r);
-		if (!err)
-			r->threads++;
+		err = thread_new(&r->thread[r->threads], work_thread, r);
+		r->threads += !err;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r->threads ? 0 : err_set(-err, "reader: cannot start a thread: %m");
+	return r->threads ? 0 : err_set(err, "reader: cannot start a thread: %m");
 }
 
 /* The variable lets tests and operators choose the threads where io_uring works. */

@@ -19,6 +19,7 @@
 #include "options.h"
 #include "pool.h"
 #include "session.h"
+#include "thread.h"
 #include "uffd.h"
 
 #define RECORD_SETTLE_NS 1000000000u
@@ -133,7 +134,7 @@ static void close_recording(struct infill_session *s)
 	s->pm.recording->closed = 1;
 	timeline_mark(s->timeline, stats_now(), "recorded");
 	/* Writing waits for the disk, and faults must not. */
-	s->saving = !pthread_create(&s->save_thread, NULL, save_thread, s);
+	s->saving = !thread_new(&s->save_thread, save_thread, s);
 	if (!s->saving)
 		save_recording(s);
 }

@@ -3,12 +3,12 @@
  * warm.c: read ahead what a trace names.  Internal.
  */
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
+#include "thread.h"
 #include "trace.h"
 #include "warm.h"
 
@@ -49,18 +49,12 @@ static void *warm_thread(void *arg)
 struct warm *warm_start(struct infill_image *image, const char *path)
 {
 	struct warm *w = calloc(1, sizeof(*w));
-	sigset_t all, old;
-	bool started;
 
 	if (!w)
 		return NULL;
 	w->image = image;
 	w->path = strdup(path);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	started = w->path && !pthread_create(&w->thread, NULL, warm_thread, w);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (started)
+	if (w->path && !thread_new(&w->thread, warm_thread, w))
 		return w;
 	free(w->path);
 	free(w);
