@@ -241,14 +241,14 @@ def write_results(options, info, runs, table, ratio):
 
 def demo(options):
     """Everything, from the guest's build to the table."""
-    for way in options.ways:
-        restore.need(*restore.WAYS[way].needs)
     vm.remove_stale_directories()
     note = Progress(1)
     with contextlib.ExitStack() as stack:
         stack.callback(note.clear)
         note.step("making, booting and saving the guest, once")
         vm.build_guest()
+        for way in options.ways:
+            restore.need(*restore.WAYS[way].needs)
         options.accel = choose_accel(options.accel)
         snapshot = snapshots.Snapshot(options.accel, options.cpus).ensure()
     info = machine.describe()
