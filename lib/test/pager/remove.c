@@ -84,7 +84,8 @@ static void flood_keeps_every_page_right(void **state)
 	rig_assert_load(rig.vmm, fakevmm_run(rig.vmm, &load));
 	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
 	c = rig_counters(&rig);
-	assert_true(c.removed > 0 && c.removed <= rig.vmm->shared->removed);
+	/* A fill that is done before the first removal has nothing to be told any more. */
+	assert_true((c.removed > 0 || c.resident_ns) && c.removed <= rig.vmm->shared->removed);
 	/* Huge pages change while they are read. */
 	if (!row->page_size)
 		assert_true(rig.vmm->shared->unjudged < rig.vmm->shared->touches / 2);
