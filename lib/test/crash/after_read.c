@@ -26,7 +26,7 @@
 #include "rig.h"
 
 #define VMS 2
-#define KILLS 12
+#define KILLS 12 /* at each place; four times as many where instructions are counted */
 #define THREADS_MAX 64
 
 struct place {
@@ -35,18 +35,24 @@ struct place {
 	uint64_t which; /* of read: the event that it has to bring; of ioctl: its request */
 	bool before;    /* stop where the call begins, not where it ends */
 	bool clone;
+	unsigned steps; /* then up to so many instructions further */
 };
 
 static const struct place places[] = {
-	{ "a REMOVE was read, not applied", SYS_read, UFFD_EVENT_REMOVE, false, false },
-	{ "a fault was read, not served", SYS_read, UFFD_EVENT_PAGEFAULT, false, false },
-	{ "before a page is copied in", SYS_ioctl, UFFDIO_COPY, true, false },
-	{ "a page was copied in, that is not noted", SYS_ioctl, UFFDIO_COPY, false, false },
-	{ "before a zero page", SYS_ioctl, UFFDIO_ZEROPAGE, true, false },
-	{ "a zero page is in, that is not noted", SYS_ioctl, UFFDIO_ZEROPAGE, false, false },
-	{ "clone: a REMOVE was read, not applied", SYS_read, UFFD_EVENT_REMOVE, false, true },
-	{ "clone: before a page is mapped", SYS_ioctl, UFFDIO_CONTINUE, true, true },
-	{ "clone: a page was mapped, that is not noted", SYS_ioctl, UFFDIO_CONTINUE, false, true },
+	{ "a REMOVE was read, not applied", SYS_read, UFFD_EVENT_REMOVE, false, false, 0 },
+	{ "a fault was read, not served", SYS_read, UFFD_EVENT_PAGEFAULT, false, false, 0 },
+	{ "a REMOVE was read, and is being applied", SYS_read, UFFD_EVENT_REMOVE, false, false,
+	  3000 },
+	{ "a fault was read, and is being served", SYS_read, UFFD_EVENT_PAGEFAULT, false, false,
+	  3000 },
+	{ "before a page is copied in", SYS_ioctl, UFFDIO_COPY, true, false, 0 },
+	{ "a page was copied in, that is not noted", SYS_ioctl, UFFDIO_COPY, false, false, 0 },
+	{ "before a zero page", SYS_ioctl, UFFDIO_ZEROPAGE, true, false, 0 },
+	{ "a zero page is in, that is not noted", SYS_ioctl, UFFDIO_ZEROPAGE, false, false, 0 },
+	{ "clone: a REMOVE was read, not applied", SYS_read, UFFD_EVENT_REMOVE, false, true, 0 },
+	{ "clone: before a page is mapped", SYS_ioctl, UFFDIO_CONTINUE, true, true, 0 },
+	{ "clone: a page was mapped, that is not noted", SYS_ioctl, UFFDIO_CONTINUE, false, true,
+	  0 },
 };
 
 #define PLACES (sizeof(places) / sizeof(places[0]))
@@ -147,8 +153,20 @@ static bool thread_stopped(struct trace_of *t, struct tracee *thread, int status
 	return false;
 }
 
+/* Let a thread that is stopped go on for so many instructions. */
+static void step(pid_t tid, uint64_t steps)
+{
+	int status;
+
+	while (steps--)
+		if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) ||
+		    waitpid(tid, &status, __WALL) != tid || !WIFSTOPPED(status))
+			return;
+}
+
 /* Let the worker run until one of its threads is at the place, and kill it there. */
-static bool trace_kill_at(struct trace_of *t, const struct place *place, unsigned timeout_ms)
+static bool trace_kill_at(struct trace_of *t, const struct place *place, uint64_t steps,
+			  unsigned timeout_ms)
 {
 	uint64_t end = fake_now_ns() + timeout_ms * 1000000ull;
 	bool there = false;
@@ -163,6 +181,8 @@ static bool trace_kill_at(struct trace_of *t, const struct place *place, unsigne
 				continue;
 			any = true;
 			there = thread_stopped(t, &t->thread[i], status, place);
+			if (there)
+				step(t->thread[i].tid, steps);
 		}
 		if (!any)
 			usleep(20);
@@ -219,15 +239,16 @@ static void vm_renew(const struct fakeserver *server, const struct fakeimage *im
 	*vm = vm_start(server, image, place, shared, i);
 }
 
-static void kill_at(const struct fakeserver *server, const struct place *place)
+static void kill_at(const struct fakeserver *server, const struct place *place, unsigned number)
 {
 	pid_t worker = fakeserver_worker(server);
+	uint64_t steps = place->steps ? fake_mix(number) % place->steps : 0;
 	struct trace_of t;
 
 	assert_true(worker > 0);
 	if (!trace_begin(&t, worker))
 		rig_skip("ptrace(2) of the worker is not permitted");
-	if (!trace_kill_at(&t, place, 20000))
+	if (!trace_kill_at(&t, place, steps, 20000))
 		fail_msg("the worker never came to the place");
 	assert_true(fakeserver_worker_wait(server, worker, 20000) > 0);
 }
@@ -251,11 +272,11 @@ static void death_at_this_place_loses_nothing(void **state)
 	fakeimage_make(&image);
 	options.image = image.path;
 	fakeserver_start(&server, &options);
-	for (unsigned kills = 0; kills < KILLS; kills++) {
+	for (unsigned kills = 0; kills < (place->steps ? 4 * KILLS : KILLS); kills++) {
 		if (kills % 3 == 0)
 			for (unsigned i = 0; i < VMS; i++)
 				vm_renew(&server, &image, place, &shared[i], &vm[i], kills + i);
-		kill_at(&server, place);
+		kill_at(&server, place, kills);
 	}
 	for (unsigned i = 0; i < VMS; i++) {
 		vm_renew(&server, &image, place, &shared[i], &vm[i], 0);

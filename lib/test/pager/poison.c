@@ -6,8 +6,11 @@
  * (fake/fakefuse.h).
  */
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "fakefuse.h"
@@ -269,6 +272,37 @@ static void error_after_a_wait_hits_its_page_only(void **state)
 	fakefuse_stop(&fuse);
 }
 
+/*
+ * While the read is under way the VMM installs the page itself and wakes
+ * nobody: the pager finds it there, and has to wake who waits.
+ */
+static void page_that_came_otherwise_wakes_who_waits(void **state)
+{
+	const struct row *row = *state;
+	struct rig rig = { .image = { .bytes = 16u << 20, .seed = 67 }, .adopt = true,
+			   .session_options = { .fill = INFILL_FILL_NONE } };
+	struct fakevmm_load load = { .passes = 1, .first = FAR, .count = 1 };
+	struct uffdio_copy copy = { .len = FAKE_PAGE, .mode = UFFDIO_COPY_MODE_DONTWAKE };
+	uint64_t *content = aligned_alloc(FAKE_PAGE, FAKE_PAGE);
+	struct fakefuse fuse;
+
+	rig_on_fuse(&rig, &fuse, row);
+	assert_int_equal(rig_start(&rig), 0);
+	hold(&fuse, FAR);
+	fakevmm_start(rig.vmm, &load);
+	assert_true(fakevmm_wait_waiting(rig.vmm, FAR, 10000));
+	fakeimage_fill(&rig.image, FAR * FAKE_PAGE, content, FAKE_PAGE);
+	copy.dst = (uintptr_t)fakevmm_page(rig.vmm, FAR);
+	copy.src = (uintptr_t)content;
+	assert_int_equal(ioctl(rig.vmm->uffd, UFFDIO_COPY, &copy), 0);
+	let_go(&fuse);
+	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
+	assert_int_equal(rig_counters(&rig).duplicates, 1);
+	free(content);
+	rig_stop(&rig);
+	fakefuse_stop(&fuse);
+}
+
 #define TEST(row, function) \
 	{ #function, function, NULL, NULL, (void *)(uintptr_t)(row) }
 
@@ -282,6 +316,7 @@ int main(void)
 		TEST(plain, slow_fill_holds_up_no_fault),
 		TEST(plain, removal_while_the_read_is_under_way_wins),
 		TEST(plain, stop_ends_with_the_read_under_way),
+		TEST(plain, page_that_came_otherwise_wakes_who_waits),
 		TEST(plain, error_after_a_wait_hits_its_page_only),
 	};
 

@@ -236,6 +236,8 @@ static void window_closes(void **state)
 		load = (struct fakevmm_load){ .passes = 1, .count = 100 };
 	fakevmm_start(rig.vmm, &load);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), 0);
+	/* Not because there was nothing left to touch. */
+	assert_true(rig_counters(&rig).installs < rig.vmm->pages / 2);
 	fakevmm_stop(rig.vmm);
 	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
 	assert_int_equal(stat(path, &status), 0);
