@@ -279,6 +279,7 @@ static void damaged_state_is_refused(void **state)
 	struct rig rig = { .image = { .bytes = 4u << 20, .seed = 191 }, .adopt = true,
 			   .session_options = { .fill = INFILL_FILL_NONE } };
 	struct infill_session_options options = { .size = sizeof(options) };
+	unsigned files;
 	int fd;
 
 	rig_need_userfaultfd();
@@ -288,12 +289,14 @@ static void damaged_state_is_refused(void **state)
 	infill_session_stop(rig.session);
 	rig.session = NULL;
 	states[i].spoil(fd);
+	files = open_files();
 	assert_int_equal(infill_session_resume(&rig.session, rig.pool, rig.source, rig.vmm->uffd, fd,
 					       &options),
 			 states[i].error);
 	if (states[i].error) {
 		rig_assert_says(infill_error(), "state file");
 		assert_null(rig.session);
+		assert_int_equal(open_files(), files);
 	} else {
 		rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
 	}
