@@ -25,11 +25,16 @@ static int record_good(void **state)
 	struct rig rig = { .image_made = true,
 			   .session_options = { .fill = INFILL_FILL_NONE, .record = good } };
 	struct stat status;
+	int fd;
 
 	(void)state;
 	snprintf(good, sizeof(good), "%s/good-trace", fake_dir());
 	fakeimage_make(&image);
 	rig.image = image;
+	fd = infill_host_userfaultfd(0);
+	if (fd < 0)
+		return 0; /* each test is skipped */
+	close(fd);
 	if (rig_start(&rig))
 		return -1;
 	fakevmm_touch(rig.vmm, 50, 400);

@@ -126,7 +126,7 @@ int fakevmm_handshake_on(struct fakevmm *vmm, int sock);
 char *fakevmm_page(const struct fakevmm *vmm, uint64_t page);
 uint64_t fakevmm_offset(const struct fakevmm *vmm, uint64_t page);
 
-/* Install pages with the VMM's own content, as it may do before the handshake.  Dies if it cannot. */
+/* Install pages with the VMM's own content, as it may do before the handshake. */
 void fakevmm_populate(struct fakevmm *vmm, uint64_t first, uint64_t count);
 
 /* Say what a page has to be from now on.  No load may run. */
@@ -183,7 +183,7 @@ int fake_wait(pid_t pid, unsigned timeout_ms);
  */
 bool fake_hugepages(uint64_t count);
 
-/* The process ends with failure, naming WHAT, if this is not called again within SECONDS.  0: off. */
+/* The process fails, naming WHAT, if this is not called again within SECONDS.  0: off. */
 void fake_deadline(const char *what, unsigned seconds);
 
 /* CLOCK_MONOTONIC. */

@@ -122,6 +122,7 @@ void rig_prepare(struct rig *rig)
 		.regions = rig->regions,
 	};
 
+	rig_need_userfaultfd();
 	fake_deadline(program_invocation_short_name, 180);
 	rig->events = rig_events_new();
 	image_prepare(rig);

@@ -72,7 +72,7 @@ struct rig {
 	struct rig_events *events; /* outlives a test that failed, as its session may */
 };
 
-/* All up to the session, and all of it.  0 or the session's -errno. */
+/* All up to the session, and all of it.  0 or the session's -errno.  Skips without userfaultfd. */
 void rig_prepare(struct rig *rig);
 int rig_start(struct rig *rig);
 int rig_start_prepared(struct rig *rig);

@@ -60,6 +60,7 @@ static void other_start(struct other *other, const struct fakevmm_load *load)
 	struct rig *rig = &other->rig;
 	int pair[2];
 
+	rig_need_userfaultfd();
 	fake_deadline("pager/gone", 60);
 	if (!rig->image.bytes)
 		rig->image.bytes = 64u << 20;
