@@ -150,6 +150,20 @@ static bool map_run(struct infill_session *s, const struct queue_run *run, enum 
 	return true;
 }
 
+/* The trace does not wait for a thread that has the least right to a CPU. */
+static bool map_now(struct infill_session *s, const struct queue_run *run)
+{
+	uint64_t offset = pagemap_offset(run->region, run->page), from;
+	size_t bytes;
+	bool ok;
+
+	window_range(s->image, offset, &from, &bytes);
+	ok = !image_populate(s->image, from, bytes);
+	window_mapped(&s->windows, offset, ok);
+	return ok ? ready_run(s, run, WHY_TRACE, image_at(s->image, offset)) :
+		    read_run(s, *run, WHY_TRACE);
+}
+
 /* A run that the cache has nothing of, or there is no cache. */
 static bool map_or_read(struct infill_session *s, const struct queue_run *run, enum why why)
 {
@@ -161,7 +175,7 @@ static bool map_or_read(struct infill_session *s, const struct queue_run *run, e
 	case WINDOW_MAPPED:
 		return ready_run(s, run, why, image_at(s->image, offset));
 	case WINDOW_MAPPING:
-		return map_run(s, run, why);
+		return why == WHY_TRACE ? map_now(s, run) : map_run(s, run, why);
 	default:
 		return read_run(s, *run, why);
 	}

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -69,9 +70,13 @@ static int work_on(struct reader_request *q)
 
 static void *work_thread(void *arg)
 {
+	const struct sched_param none = { 0 };
 	struct reader *r = arg;
 	const uint64_t one = 1;
 
+	/* Page tables are for what is left: whoever waits for a page goes first. */
+	if (r->ring_works)
+		sched_setscheduler(0, SCHED_IDLE, &none);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
 		struct reader_request *q = dequeue(&r->given);
