@@ -45,6 +45,7 @@ struct eight {
 	struct infill_server_options options;
 	struct infill_session_options session;
 	struct fakevmm_shared *shared;
+	unsigned touch_pause_us;
 	pid_t vm[VMS];
 };
 
@@ -85,6 +86,7 @@ static void eight_start(struct eight *e, unsigned run_ms, unsigned passes)
 			.removers = i % 2,
 			.remove_pages = e->row->page_size ? 2 : 32,
 			.remove_pause_us = 1000,
+			.touch_pause_us = e->touch_pause_us,
 			.seed = i,
 		};
 
@@ -217,7 +219,9 @@ static void ended_vms_leave_nothing_behind(void **state)
 static void changed_image_reaches_every_vm(void **state)
 {
 	uint32_t on_error = *(uint32_t *)*state;
-	struct eight e = { .row = &rows[0], .options.on_error = on_error };
+	/* Slowly, so that none is resident before: then it needs the image no more. */
+	struct eight e = { .row = &rows[0], .options.on_error = on_error,
+			   .touch_pause_us = 1000 };
 	char text[300] = "";
 
 	eight_start(&e, 0, 0);
