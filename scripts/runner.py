@@ -32,7 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # Where each group's programs come from. A .c file becomes DIR/test/GROUP/NAME of the build;
 # anything else is run as it is when it is executable.
 GROUPS = {
-    "unit": ["lib/test/unit/*.c", "lib/test/unit/*", "scripts/test/unit/*"],
+    "unit": ["lib/test/unit/*.c", "lib/test/unit/*", "scripts/test/unit/*", "lab/test/unit/*"],
     "pager": ["lib/test/pager/*.c", "lib/test/pager/*"],
     "guest": ["guest/test/*"],
     "crash": ["lib/test/crash/*.c", "lib/test/crash/*"],
@@ -42,7 +42,23 @@ GROUPS = {
     "fuzz": [],
     "abi": ["scripts/test/abi/*"],
     "docs": ["scripts/test/docs/*"],
+    "lab": ["lab/test/machine/*"],
+    "lab-machines": [],
+    "lab-debug": [],
+    "lab-pages": [],
+    "lab-upstream": [],
 }
+# The name and the words of each call of lab/run in a group. It limits its time by itself.
+LAB_FIRST = ["arm64-nested", "arm64-pkvm", "x86-npt"]
+LAB_OTHERS = ["arm64-vhe", "arm64-nvhe", "x86-shadow"]
+LAB_RUNS = {
+    "lab": {machine: [machine] for machine in LAB_FIRST},
+    "lab-machines": {machine: [machine] for machine in LAB_OTHERS},
+    "lab-debug": {machine: ["--kernel", "debug", machine] for machine in LAB_FIRST + LAB_OTHERS},
+    "lab-pages": {pages: ["--pages", pages, "arm64-vhe"] for pages in ("16k", "64k")},
+    "lab-upstream": {machine: ["--compare", machine, "upstream"] for machine in LAB_FIRST + LAB_OTHERS},
+}
+LAB_TIMEOUT = 6 * 3600
 # The C programs of these groups run again under each sanitizer.
 SAN_GROUPS = ["unit", "pager", "crash"]
 SAN_BUILDS = ["asan", "tsan"]
@@ -136,6 +152,17 @@ def find_fuzz(root, build):
     return programs
 
 
+def find_lab(root, group):
+    """The machines of a group, with all cases that apply to them."""
+    programs = []
+    script = os.path.join(root, "lab", "run")
+    for name, words in LAB_RUNS[group].items():
+        program = Program(group, name, [script, *words], script)
+        program.timeout = LAB_TIMEOUT
+        programs.append(program)
+    return programs
+
+
 def find(root, build, wanted):
     """The programs that `GROUP` or `GROUP/NAME` stands for; SystemExit when there are none."""
     group, _, name = wanted.partition("/")
@@ -147,6 +174,7 @@ def find(root, build, wanted):
         programs = find_fuzz(root, build)
     else:
         programs = find_programs(root, build, group)
+        programs += find_lab(root, group) if group in LAB_RUNS else []
     if name:
         programs = [program for program in programs if program.name == name]
         if not programs:
