@@ -4,6 +4,7 @@
  * Speed matters here: each line is on the path of a demand fault.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +17,7 @@
 #include "uffd.h"
 
 #define NO_MEMORY_NS 5000000000u /* so long may installs fail with ENOMEM */
+#define GAP_TRIES 64             /* to find a gap between two removals */
 
 /* How a run of pages gets in. */
 enum how { HOW_COPY, HOW_ZERO, HOW_CONTINUE, HOW_POISON };
@@ -37,8 +39,8 @@ static const void *zeros(void)
 	return expected;
 }
 
-static int install(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-		   uint64_t count, const void *data, enum how how, uint64_t *done)
+static int install_once(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			uint64_t count, const void *data, enum how how, uint64_t *done)
 {
 	uint64_t hva = pagemap_hva(r, page), length = count * r->page_size;
 	int err;
@@ -65,6 +67,33 @@ static int install(struct infill_session *s, const struct pagemap_region *r, uin
 		break;
 	}
 	*done /= r->page_size;
+	return err;
+}
+
+/*
+ * Installs that met EAGAIN work again when the thread in madvise() has run, and
+ * before it, or another one, is in the next: a VMM that floods REMOVE leaves
+ * short gaps only.  They are looked for here, where the content is at hand,
+ * with this CPU left to the VMM in between, until the next event is there:
+ * then there is no gap before it is read.  What no fault waits for can wait.
+ */
+static bool gap_may_come(const struct infill_session *s, enum why why, unsigned tries)
+{
+	if (why != WHY_DEMAND || tries == GAP_TRIES || uffd_pending(s->uffd))
+		return false;
+	sched_yield();
+	return true;
+}
+
+static int install(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		   uint64_t count, const void *data, enum how how, enum why why, uint64_t *done)
+{
+	unsigned tries = 0;
+	int err;
+
+	do
+		err = install_once(s, r, page, count, data, how, done);
+	while (err == -EAGAIN && !*done && gap_may_come(s, why, tries++));
 	return err;
 }
 
@@ -186,7 +215,8 @@ static int put(struct infill_session *s, const struct pagemap_region *r, uint64_
 		uint64_t at = page + *settled, left = count - *settled, n;
 		uint64_t try = left < most ? left : most;
 
-		err = install(s, r, at, try, data ? data + *settled * r->page_size : NULL, how, &n);
+		err = install(s, r, at, try, data ? data + *settled * r->page_size : NULL, how, why,
+			      &n);
 		if (n) {
 			int moved = installed(s, r, at, n, how, why);
 
@@ -309,7 +339,7 @@ int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64
 static int zero_over(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
 {
 	uint64_t n;
-	int err = install(s, r, page, 1, NULL, HOW_ZERO, &n);
+	int err = install(s, r, page, 1, NULL, HOW_ZERO, WHY_DEMAND, &n);
 
 	if (!err)
 		count_installed(s, r, page, 1, HOW_ZERO, WHY_DEMAND);
@@ -345,7 +375,7 @@ int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t
 int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
 {
 	uint64_t n;
-	int err = install(s, r, page, 1, NULL, HOW_CONTINUE, &n);
+	int err = install(s, r, page, 1, NULL, HOW_CONTINUE, WHY_DEMAND, &n);
 
 	if (err == -EEXIST) {
 		stats_add(&s->pm.stats->duplicates, 1);
@@ -365,7 +395,7 @@ int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64
 	int err;
 
 	if (pagemap_get(&s->pm, page) == PAGE_POISONED) { /* touched again */
-		err = install(s, r, page, 1, NULL, HOW_POISON, &n);
+		err = install(s, r, page, 1, NULL, HOW_POISON, WHY_DEMAND, &n);
 		if (err && err != -EEXIST)
 			return stop(s, err);
 		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
@@ -374,7 +404,7 @@ int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64
 	}
 	err = pagemap_move(&s->pm, page, 1, PAGE_FILLING);
 	if (!err)
-		err = install(s, r, page, 1, NULL, HOW_POISON, &n);
+		err = install(s, r, page, 1, NULL, HOW_POISON, WHY_DEMAND, &n);
 	if (!err)
 		err = pagemap_move(&s->pm, page, 1, PAGE_POISONED);
 	else if (err == -EEXIST || err == -ENOENT)

@@ -30,7 +30,6 @@
 #define KEPT 4              /* buffers for huge pages */
 #define SPINS 64            /* rounds that retry at once after EAGAIN */
 #define RETRY_NS 1000000    /* ... and how long to wait between later ones */
-#define TRIES 64            /* in a round */
 
 /* What an epoll event is about: the low bits of its pointer. */
 enum source { SOURCE_UFFD, SOURCE_WATCH, SOURCE_READS, SOURCE_WAKE, SOURCE_MASK = 3 };
@@ -247,28 +246,16 @@ static void take_event(struct pool_thread *t, const struct epoll_event *e)
 	}
 }
 
-/*
- * Installs that met EAGAIN work again when the thread in madvise() has run,
- * and before it, or another one, is in the next madvise(): a VMM that floods
- * REMOVE leaves short gaps only.  They are found by trying for a while before
- * more events are read, with this CPU left to the VMM in between.
- */
-static void retry_one(struct infill_session *s)
-{
-	for (unsigned i = 0; i < TRIES && s->retries && s->waiting_count && !s->over; i++) {
-		if (i)
-			sched_yield();
-		demand_serve(s);
-	}
-	if (!s->waiting_count && !s->ready)
-		s->retries = 0;
-}
-
+/* Installs that met EAGAIN, once more. */
 static void retry(struct pool_thread *t)
 {
-	for (struct infill_session *s = t->sessions; s; s = s->next)
-		if (s->retries && !s->over)
-			retry_one(s);
+	for (struct infill_session *s = t->sessions; s; s = s->next) {
+		if (!s->retries || s->over)
+			continue;
+		demand_serve(s);
+		if (!s->waiting_count && !s->ready)
+			s->retries = 0;
+	}
 }
 
 /* One slice for the next session that has something to do. */

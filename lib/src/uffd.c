@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -154,6 +155,13 @@ void uffd_wake(int uffd, uint64_t hva, uint64_t length)
 
 	/* Fails only for a range that is no range; then nobody waits in it. */
 	ioctl(uffd, UFFDIO_WAKE, &r);
+}
+
+bool uffd_pending(int uffd)
+{
+	struct pollfd p = { .fd = uffd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1;
 }
 
 int uffd_read(int uffd, struct uffd_msg *events, unsigned max)

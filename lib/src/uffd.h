@@ -42,6 +42,9 @@ int uffd_poison(int uffd, uint64_t hva, uint64_t length, uint64_t *done);
 /* Let the threads that wait in the range fault again. */
 void uffd_wake(int uffd, uint64_t hva, uint64_t length);
 
+/* Is there an event to read, or an error to find? */
+bool uffd_pending(int uffd);
+
 /*
  * Read up to MAX events into EVENTS, which must be all zero beforehand.  The
  * number, 0 if there are none, or -errno.
