@@ -90,7 +90,7 @@ static void a_worker_that_hangs_is_a_timeout(void **state)
 	kill(worker, SIGSTOP);
 	expect(server.socket, -ETIMEDOUT, "did not answer in time");
 	kill(worker, SIGCONT);
-	assert_in_range(fake_now_ns() - begin, 250000000, 3000000000);
+	assert_in_range(fake_now_ns() - begin, 250000000, 20000000000);
 }
 
 static void a_path_that_is_wrong(void **state)

@@ -29,6 +29,13 @@ enum fakeimage_kind { FAKEIMAGE_DATA, FAKEIMAGE_ZERO, FAKEIMAGE_HOLE };
 /* A hash of X; never the same for two X. */
 uint64_t fake_mix(uint64_t x);
 
+/* A sanitizer makes a program several times as slow: time limits are multiplied by this. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define FAKE_SLOWNESS 3u
+#else
+#define FAKE_SLOWNESS 1u
+#endif
+
 /*
  * A folder for this process' files; it and what is in it is removed when the
  * process exits.  Under $TMPDIR or /tmp.

@@ -569,7 +569,7 @@ static uint64_t hang_ns(void)
 	const char *text = getenv("INFILL_TEST_HANG_S");
 	uint64_t seconds = text ? strtoull(text, NULL, 10) : 0;
 
-	return (seconds ? seconds : 30) * 1000000000u;
+	return (seconds ? seconds : 60 * FAKE_SLOWNESS) * 1000000000u;
 }
 
 /* A thread in madvise(2) waits for the pager uninterruptibly: only the end of the process helps. */

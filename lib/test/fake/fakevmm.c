@@ -57,6 +57,7 @@ void fake_deadline(const char *what, unsigned seconds)
 {
 	struct sigaction action = { .sa_handler = deadline_passed };
 
+	seconds *= FAKE_SLOWNESS;
 	snprintf(deadline_text, sizeof(deadline_text), "\nBail out! %s hangs: no end after %u s\n",
 		 what, seconds);
 	sigaction(SIGALRM, &action, NULL);
@@ -461,7 +462,7 @@ pid_t fakevmm_fork(const struct fakevmm_options *options, const struct fakevmm_l
 
 int fake_wait(pid_t pid, unsigned timeout_ms)
 {
-	uint64_t end = fake_now_ns() + timeout_ms * 1000000ull;
+	uint64_t end = fake_now_ns() + timeout_ms * 1000000ull * FAKE_SLOWNESS;
 	int status;
 
 	for (;;) {

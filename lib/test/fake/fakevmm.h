@@ -14,7 +14,7 @@
  * may old content come back after a zero was seen.
  *
  * No test hangs: a thread that waits for one page longer than the limit
- * ($INFILL_TEST_HANG_S, 30 s) is torn out of the fault by a signal, and the
+ * ($INFILL_TEST_HANG_S, 60 s) is torn out of the fault by a signal, and the
  * load fails with the page's number.
  */
 #ifndef FAKEVMM_H
@@ -174,7 +174,7 @@ struct fakevmm_shared *fakevmm_shared_new(unsigned count);
 pid_t fakevmm_fork(const struct fakevmm_options *options, const struct fakevmm_load *load,
 		   const char *socket, unsigned run_ms);
 
-/* Wait for a process for so long.  Its wait status, or -ETIMEDOUT. */
+/* Wait for a process for so long (times FAKE_SLOWNESS).  Its wait status, or -ETIMEDOUT. */
 int fake_wait(pid_t pid, unsigned timeout_ms);
 
 /*
@@ -183,7 +183,10 @@ int fake_wait(pid_t pid, unsigned timeout_ms);
  */
 bool fake_hugepages(uint64_t count);
 
-/* The process fails, naming WHAT, if this is not called again within SECONDS.  0: off. */
+/*
+ * The process fails, naming WHAT, if this is not called again within SECONDS
+ * (times FAKE_SLOWNESS).  0: off.
+ */
 void fake_deadline(const char *what, unsigned seconds);
 
 /* CLOCK_MONOTONIC. */

@@ -80,7 +80,14 @@ int rig_start_prepared(struct rig *rig);
 /* Stop the session and free everything; after a failure the test's own message comes first. */
 void rig_stop(struct rig *rig);
 
-/* The counters now. */
+/*
+ * The counters of a session.  A thread that waited for a page may run before
+ * the session's thread has counted that page: after the last load has ended
+ * this waits until every fault is counted as settled.
+ */
+struct infill_counters rig_settled(struct infill_session *session);
+
+/* The same for the rig's session; while a load runs, the counters as they are. */
 struct infill_counters rig_counters(const struct rig *rig);
 
 /* Assert that a load ended well, with its message. */

@@ -114,7 +114,9 @@ static void changed_image_is_an_error(void **state)
 		.minor = row->minor,
 		.session_options = { .fill = row->fill, .rate = row->rate },
 	};
-	struct fakevmm_load load = { .pattern = FAKEVMM_RANDOM, .threads = 2, .touch_pause_us = 100 };
+	struct fakevmm_load load = { .pattern = FAKEVMM_RANDOM, .threads = 2,
+				     /* So that the guest is not resident when the change comes. */
+				     .touch_pause_us = 2000 };
 	int fd = image_make_old(&rig);
 
 	assert_int_equal(rig_start(&rig), 0);

@@ -160,7 +160,10 @@ static void rate_bounds_the_rest_only(void **state)
 	assert_true(rest >= rate / 8);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 1), -ETIMEDOUT);
 	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
-	assert_true(rig_counters(&rig).demand_pages > rig.vmm->pages / 2);
+	rest = rig_counters(&rig).rest_pages * FAKE_PAGE;
+	waited = fake_now_ns() - begin;
+	assert_true(rest <= rate * 3 / 2 * waited / 1000000000u + (1u << 20));
+	assert_int_equal(rig_counters(&rig).demand_pages + rest / FAKE_PAGE, rig.vmm->pages);
 	rig_stop(&rig);
 }
 

@@ -110,7 +110,7 @@ static void other_stop(struct other *other)
 static void assert_ended(struct other *other)
 {
 	assert_int_equal(infill_session_wait(other->rig.session, INFILL_WAIT_END, 10000), 0);
-	assert_non_null(rig_events_wait(other->rig.events, INFILL_EVENT_ENDED, 0, 1000));
+	assert_non_null(rig_events_wait(other->rig.events, INFILL_EVENT_ENDED, 0, 10000));
 	assert_int_equal(rig_events_count(other->rig.events, INFILL_EVENT_ERROR), 0);
 	assert_int_equal(infill_session_wait(other->rig.session, INFILL_WAIT_RESIDENT, 1000),
 			 -ECANCELED);
@@ -144,7 +144,7 @@ static void killed_vmm_ends_the_session(void **state)
 	const struct row *row = *state;
 	struct other other = { .rig.session_options = { .fill = row->fill, .rate = row->rate } };
 	struct fakevmm_load load = { .threads = 4, .pattern = FAKEVMM_RANDOM,
-				     .touch_pause_us = 200, .removers = 1,
+				     .touch_pause_us = 1000, .removers = 1,
 				     .remove_pause_us = 500 };
 
 	other_start(&other, &load);
@@ -194,7 +194,9 @@ static void other_sessions_go_on(void **state)
 {
 	struct other first = { .rig.session_options = { .fill = INFILL_FILL_ALL,
 							.rate = 1u << 20 } };
-	struct fakevmm_load load = { .threads = 4, .pattern = FAKEVMM_RANDOM };
+	/* Slowly, so that it is not resident when it is killed. */
+	struct fakevmm_load load = { .threads = 4, .pattern = FAKEVMM_RANDOM,
+				     .touch_pause_us = 5000 };
 	struct rig second = { .image = { .seed = 82 },
 			      .session_options = { .fill = INFILL_FILL_NONE } };
 	struct infill_pool *pool;

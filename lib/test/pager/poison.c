@@ -80,8 +80,11 @@ static uint64_t make_some_bad(struct fakefuse *fuse, struct rig *rig)
 static void assert_poison_reported(struct rig *rig, uint64_t pages)
 {
 	uint64_t bytes = 0;
-	unsigned count = rig_events_count(rig->events, INFILL_EVENT_POISON);
+	unsigned count;
 
+	/* A page is one event, which comes after the thread that waited was woken. */
+	rig_events_wait(rig->events, INFILL_EVENT_POISON, (unsigned)pages - 1, 10000);
+	count = rig_events_count(rig->events, INFILL_EVENT_POISON);
 	for (unsigned i = 0; i < count; i++) {
 		const struct rig_event *event =
 			rig_events_wait(rig->events, INFILL_EVENT_POISON, i, 0);

@@ -75,7 +75,7 @@ static void flood_keeps_every_page_right(void **state)
 		.remove_pages = row->remove_pages,
 		.remove_pause_us = row->remove_pause_us,
 		/* While madvise() calls overlap without a gap no install succeeds at all. */
-		.remove_ms = row->remove_pause_us ? 0 : 1000,
+		.remove_ms = row->remove_pause_us ? 10000 : 1000,
 		.seed = 5,
 	};
 	struct infill_counters c;

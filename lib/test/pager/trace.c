@@ -27,6 +27,7 @@ static const struct {
 } touched[] = { { 3000, 200 }, { 17, 1 }, { 900, 77 }, { 2000, 512 }, { 40, 3 }, { 3900, 100 } };
 
 #define TOUCHED (sizeof(touched) / sizeof(touched[0]))
+#define TOUCHED_PAGES (200 + 1 + 77 + 512 + 3 + 100)
 
 static uint64_t touch_all(struct rig *rig)
 {
@@ -46,13 +47,17 @@ static uint64_t record(const struct fakeimage *image, const char *path, uint32_t
 	struct rig rig = {
 		.image = *image,
 		.image_made = true,
-		.session_options = { .fill = fill, .record = path, .record_settle_ns = 300000000 },
+		/* The window closes with the last page, however slow the machine is. */
+		.session_options = { .fill = fill, .record = path,
+				     .record_settle_ns = 20000000000,
+				     .record_pages = TOUCHED_PAGES },
 	};
 	uint64_t pages;
 
 	assert_int_equal(rig_start(&rig), 0);
 	pages = touch_all(&rig);
 	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), 0);
+	assert_int_equal(pages, TOUCHED_PAGES);
 	assert_non_null(rig_events_wait(rig.events, INFILL_EVENT_RECORDED, 0, 5000));
 	assert_int_equal(rig_events_count(rig.events, INFILL_EVENT_TRACE_FAILED), 0);
 	rig_stop(&rig);
@@ -186,7 +191,7 @@ static void replay_keeps_the_order_of_first_touch(void **state)
 static void rest_waits_for_the_recording_window(void **state)
 {
 	char path[PATH_MAX_OWN];
-	struct rig rig = { .session_options = { .record = path, .record_settle_ns = 700000000 } };
+	struct rig rig = { .session_options = { .record = path, .record_settle_ns = 2000000000 } };
 
 	(void)state;
 	path_of(path, "trace");
@@ -227,7 +232,7 @@ static void window_closes(void **state)
 			.record_pages = window->pages,
 		},
 	};
-	struct fakevmm_load load = { .pattern = FAKEVMM_RANDOM, .touch_pause_us = 100 };
+	struct fakevmm_load load = { .pattern = FAKEVMM_RANDOM, .touch_pause_us = 300 };
 	struct stat status;
 
 	path_of(path, "trace");
