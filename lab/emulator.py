@@ -73,8 +73,9 @@ class Boot:
     def append(self):
         """The kernel's command line."""
         boots = {case.boot for case in self.cases.values()}
+        # gdb needs addresses as in vmlinux.
         words = [f"console={self.machine.console}", "panic=-1", "printk.devkmsg=on",
-                 self.machine.boot, *sorted(boots)]
+                 self.machine.boot, *sorted(boots), "nokaslr" if self.options.gdb else ""]
         return " ".join(filter(None, words))
 
     def memory(self):
@@ -89,15 +90,17 @@ class Boot:
 
     def command(self, initrd, port):
         """The whole command line; the console and the results go to files of this process."""
-        serial = "mon:stdio" if self.options.shell else "chardev:console"
         line = [*self.machine.qemu, "-nodefaults", "-no-user-config", "-display", "none",
                 *self.accelerator(), "-m", str(self.memory()), "-no-reboot",
                 "-kernel", self.kernel.image, "-initrd", initrd, "-append", self.append(),
                 "-chardev", f"file,id=port,path=/dev/fd/{port}",
                 "-device", "virtserialport,chardev=port,name=lab"]
-        if not self.options.shell:
+        if self.options.shell:
+            line += ["-chardev", "stdio,id=console,mux=on,signal=off,logfile=console.log,logappend=on",
+                     "-mon", "chardev=console"]
+        else:
             line += ["-chardev", "file,id=console,path=console.log,append=on"]
-        line += ["-serial", serial]
+        line += ["-serial", "chardev:console"]
         if self.options.gdb:
             line += ["-S", "-gdb", "unix:gdb,server=on,wait=off"]
         return line
@@ -107,7 +110,8 @@ class Boot:
     def run(self, initrd, tick):
         """Boot, follow to the end, and return {name: Record} of the cases that were reached."""
         log_path = os.path.join(self.folder, "console.log")
-        size = os.path.getsize(log_path) if os.path.exists(log_path) else 0
+        with open(log_path, "ab") as file:
+            size = file.tell()
         try:
             self.start(initrd)
             self.follow(tick)

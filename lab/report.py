@@ -9,6 +9,7 @@ import sys
 import time
 
 TAIL = 15
+MOST = 200
 
 
 class Report:
@@ -58,7 +59,7 @@ class Report:
         tail = output[-TAIL:] if verdict.kind == "fail" else []
         shown = output if self.verbose else verdict.nested
         if not self.verbose and tail:
-            shown = list(shown) + [f"# {line}" for line in tail if line not in shown]
+            shown = list(shown) + [f"# {last_part(line)}" for line in tail if line not in shown]
         for line in shown:
             self.say(f"    {line}")
         for reason in verdict.reasons[1 if verdict.kind == "skip" else 0:]:
@@ -75,6 +76,11 @@ class Report:
         """The exit status."""
         self.clear()
         return 1 if self.failed else 0
+
+
+def last_part(line):
+    """What of a line a terminal would show: some tests write progress into one line."""
+    return line.rstrip("\r").rpartition("\r")[2][:MOST]
 
 
 def directive(verdict):
