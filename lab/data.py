@@ -49,10 +49,11 @@ def lines_of(path):
 
 def split_key(key, keys):
     """The entry of @keys that @key is, and the name that follows it; None when there is none."""
-    if key in keys:
-        return key, ""
     for entry in keys:
-        if entry[-1] in " -" and key.startswith(entry) and key != entry:
+        named = entry[-1] in " -"
+        if key == entry and not named:
+            return entry, ""
+        if named and key.startswith(entry) and key != entry:
             return entry, key[len(entry):].strip()
     return None
 

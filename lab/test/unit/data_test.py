@@ -1,0 +1,124 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The files of machines and cases: what is there can be read, what is wrong is refused with its place.
+
+To guard another rule add a row to BAD.
+"""
+import os
+import sys
+
+import tap
+
+LAB = os.path.join(os.environ["INFILL_ROOT"], "lab")
+sys.path[:0] = [LAB, os.path.join(os.environ["INFILL_ROOT"], "guest")]
+# pylint: disable=wrong-import-position
+import data
+import initrd
+
+GOOD = {"about": "text", "program": "t", "group": "new", "timeout": "5"}
+MACHINE = {"about": "text", "arch": "arm64", "qemu": "qemu-system-aarch64 -cpu max", "console": "ttyAMA0",
+           "memory": "512", "says a \\d": "why"}
+
+
+def write(name, values, extra=""):
+    """A file with these lines."""
+    path = os.path.join(os.environ["TMPDIR"], name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("# comment\n" + "".join(f"{key} = {value}\n" for key, value in values.items()) + extra)
+    return path
+
+
+def case(changes=()):
+    """A case with keys added."""
+    return data.Case(write("case", {**GOOD, **dict(changes)}))
+
+
+@tap.test("every machine and every case can be read, and its program has a source")
+def all_files():
+    machines = [data.machine(name) for name in data.names("machines")]
+    tap.equal(len(machines), 6, "machines")
+    for one in data.all_cases():
+        if one.own:
+            tap.true(os.path.exists(os.path.join(os.environ["INFILL_ROOT"], one.program)), one.program)
+        tap.true(any(machine.skip(one) is None for machine in machines), f"a machine runs {one.name}")
+
+
+BAD = {
+    "an unknown key": (GOOD, "colour = red\n", "colour: not a known key"),
+    "a line without a value": (GOOD, "about\n", "about: not a known key"),
+    "a key given twice": (GOOD, "about = again\n", "given twice"),
+    "a key that is missing": ({key: GOOD[key] for key in GOOD if key != "timeout"}, "", "timeout: missing"),
+    "a time that is none": ({**GOOD, "timeout": "soon"}, "", "timeout: soon"),
+    "no time": ({**GOOD, "timeout": "0"}, "", "timeout: 0"),
+    "an unknown group": ({**GOOD, "group": "old"}, "", "known are new"),
+    "an unknown architecture": ({**GOOD, "arch": "sparc"}, "", "known are x86_64"),
+    "only without a reason": ({**GOOD, "only": "arm64-vhe"}, "", "not `MACHINE...: why`"),
+    "a size of pages that is none": ({**GOOD, "hugepages-big": "3"}, "", "not a size"),
+    "a size without its pages": (GOOD, "hugepages- = 3\n", "not a known key"),
+}
+
+
+def bad(values, extra, part):
+    """The file is refused, with its name and so much."""
+    path = write("case", values, extra)
+    try:
+        data.Case(path)
+    except data.Wrong as wrong:
+        tap.contains(str(wrong), path, "the error")
+        tap.contains(str(wrong), part, "the error")
+    else:
+        raise AssertionError("it was accepted")
+
+
+for NAME, ROW in BAD.items():
+    tap.add(f"refused: {NAME}", bad, *ROW)
+
+
+@tap.test("a case's plan has its settings, its time and its words")
+def plan():
+    made = case({"arguments": "-b 4M 'two words'", "thp": "always", "hugepages-2m": "8", "sysctl vm.x": "1"})
+    tap.equal(made.plan(7).split("\n"), [
+        "case\tcase\t7", "pool\t/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages\t8",
+        "set\t/sys/kernel/mm/transparent_hugepage/enabled\talways", "set\t/proc/sys/vm/x\t1",
+        "run\t/selftests/t\t-b\t4M\ttwo words", ""], "the plan")
+    tap.equal(initrd.plan([made], "debug").split("\n")[0], "case\tcase\t40", "its time in a debug kernel")
+
+
+@tap.test("a line that begins with a blank goes on with the one before")
+def continued():
+    made = data.Case(write("case", GOOD, "arguments = -a\n  -b\n"))
+    tap.equal(made.arguments, ["-a", "-b"], "arguments")
+
+
+@tap.test("a machine skips what is not for it, with the reason")
+def skips():
+    machine = data.Machine(write("arm64-x", MACHINE, "skip ca* = too slow\n"))
+    tap.equal(machine.skip(case()), "too slow", "by the machine's file")
+    machine = data.Machine(write("arm64-x", MACHINE))
+    tap.equal(machine.skip(case()), None, "a case for all")
+    tap.equal(machine.skip(case({"arch": "x86_64"})), "for x86_64 only", "another architecture")
+    tap.equal(machine.skip(case({"only": "x86-* arm64-y: as I say"})), "as I say", "another machine")
+    tap.equal(machine.skip(case({"only": "arm64-*: as I say"})), None, "this machine")
+
+
+@tap.test("a group leaves out other architectures, a name does not")
+def groups():
+    machine = data.machine("x86-npt")
+    chosen = [one.name for one in data.choose(machine, ["upstream"])]
+    tap.true("pre_fault_memory" in chosen and "page_fault" not in chosen, f"upstream's cases {chosen}")
+    tap.equal([one.name for one in data.choose(machine, ["page_fault", "page_fault"])], ["page_fault"], "by name")
+
+
+@tap.test("a kernel that was not built is named with what builds it")
+def kernel():
+    made = initrd.Kernel("arm64", "debug", "16k", base=True)
+    made.image = os.path.join(os.environ["TMPDIR"], "none")
+    try:
+        made.require()
+    except initrd.Failure as failure:
+        tap.contains(str(failure), "run kernel/build --base --pages 16k arm64 debug", "the error")
+    else:
+        raise AssertionError("it was accepted")
+
+
+tap.run()
