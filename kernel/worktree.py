@@ -115,7 +115,7 @@ class Tree:
             self.move(commit, force)
             if before == commit:
                 return
-            say(f"{shorten(self.path)}: moved to the present series")
+            say(f"{shorten(self.path)}: moved to {branch}")
 
     def check_idle(self):
         """Refuse a tree in the middle of a rebase or a git am."""
