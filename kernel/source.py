@@ -198,8 +198,8 @@ def check_tree(repository, commit, what):
                   f"(git tree {BASE['TREE']}), found Linux {release} (git tree {found}){hint}")
 
 
-def make_repository(members, what):
-    """source.git, all of it or none."""
+def make_repository(members, what, key):
+    """source.git, all of it or none; one that is there stays, as its content is the same."""
     unfinished = GIT + ".new"
     shutil.rmtree(unfinished, ignore_errors=True)
     run(["git", "init", "-q", "--bare", "--template=", "--initial-branch=base", unfinished])
@@ -208,10 +208,20 @@ def make_repository(members, what):
         with Progress(f"reading {what}") as progress:
             commit = import_commit(unfinished, members, progress)
         check_tree(unfinished, commit, what)
-    except BaseException:
+        if is_made():
+            git("config", "infill.source", key)
+        else:
+            run(["git", "--git-dir", unfinished, "config", "infill.source", key])
+            shutil.rmtree(GIT, ignore_errors=True)
+            os.rename(unfinished, GIT)
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    os.rename(unfinished, GIT)
+
+
+def is_made():
+    """True when source.git has this BASE."""
+    done = run(["git", "--git-dir", GIT, "log", "-1", "--format=%T %ct", BRANCH, "--"], check=False)
+    return done.stdout.split() == [BASE["TREE"], str(base_time())]
 
 
 def own_source(path):
@@ -221,23 +231,33 @@ def own_source(path):
     return tree_members(path) if os.path.isdir(path) else read_tarball(path)
 
 
+def make_from_own(path):
+    """Read what LINUX_SRC= names, unless it was read and accepted before."""
+    members = own_source(path)
+    state = os.stat(path)
+    key = f"{os.path.realpath(path)} {state.st_mtime_ns} {state.st_size}"
+    known = run(["git", "--git-dir", GIT, "config", "infill.source"], check=False).stdout.strip()
+    if not (is_made() and known == key):
+        make_repository(members, f"LINUX_SRC={path}", key)
+
+
+def make_from_package():
+    """Download the package and read it."""
+    download = os.path.join(BUILD, "download")
+    shutil.rmtree(download, ignore_errors=True)
+    os.makedirs(download)
+    with Progress(f"downloading {BASE['PACKAGE']} {BASE['VERSION']}"):
+        deb = fetch_package(download)
+    make_repository(read_package(deb), shorten(deb), "the package")
+    shutil.rmtree(download)
+
+
 def base_commit():
     """The hash of the base commit, making source.git first when it is missing or of another BASE."""
     os.makedirs(BUILD, exist_ok=True)
     with locked(LOCK, "the kernel's source"):
-        done = run(["git", "--git-dir", GIT, "log", "-1", "--format=%H %T %ct", BRANCH, "--"], check=False)
-        if done.stdout.split()[1:] == [BASE["TREE"], str(base_time())]:
-            return done.stdout.split()[0]
-        shutil.rmtree(GIT, ignore_errors=True)
-        own = os.environ.get("LINUX_SRC")
-        if own:
-            make_repository(own_source(own), f"LINUX_SRC={own}")
-        else:
-            download = os.path.join(BUILD, "download")
-            shutil.rmtree(download, ignore_errors=True)
-            os.makedirs(download)
-            with Progress(f"downloading {BASE['PACKAGE']} {BASE['VERSION']}"):
-                deb = fetch_package(download)
-            make_repository(read_package(deb), shorten(deb))
-            shutil.rmtree(download)
+        if own := os.environ.get("LINUX_SRC"):
+            make_from_own(own)
+        elif not is_made():
+            make_from_package()
         return git("rev-parse", BRANCH)

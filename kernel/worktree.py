@@ -7,7 +7,7 @@ import os
 import shutil
 
 import source
-from output import Failure, Progress, run, say, shorten
+from output import Failure, Progress, run, shorten
 
 LAID_OUT = "refs/infill/laid-out"
 
@@ -105,17 +105,15 @@ class Tree:
         self.git("update-ref", LAID_OUT, commit)
 
     def lay_out(self, commit, branch, force=False):
-        """Make the tree, or move it; says what was done."""
+        """Make the tree, or move it; True when one that was there was moved."""
         if not self.exists():
             self.create(commit, branch)
-        else:
-            self.check_idle()
-            self.show_new_files()
-            before = self.head()
-            self.move(commit, force)
-            if before == commit:
-                return
-            say(f"{shorten(self.path)}: moved to {branch}")
+            return False
+        self.check_idle()
+        self.show_new_files()
+        before = self.head()
+        self.move(commit, force)
+        return before != commit
 
     def check_idle(self):
         """Refuse a tree in the middle of a rebase or a git am."""
