@@ -42,6 +42,8 @@ GROUPS = {
     "fuzz": [],
     "abi": ["scripts/test/abi/*"],
     "docs": ["scripts/test/docs/*"],
+    "series": ["kernel/test/series/*"],
+    "series-steps": ["kernel/test/steps/*"],
     "lab": ["lab/test/machine/*"],
     "lab-machines": [],
     "lab-debug": [],

@@ -36,8 +36,13 @@ def tracked():
 
 
 def read(name):
+    """A file's text; of a patch what is written here, as the rest is the kernel's."""
     with open(os.path.join(ROOT, name), "rb") as file:
-        return file.read().decode("utf-8", errors="replace")
+        text = file.read().decode("utf-8", errors="replace")
+    if name.endswith(".patch"):
+        head, separator, diff = text.partition("\n---\n")
+        text = head + separator + "".join(line + "\n" for line in diff.splitlines() if line.startswith("+"))
+    return text
 
 
 FILES = tracked()
@@ -55,13 +60,19 @@ def found(pattern, texts=None):
     return hits
 
 
+def expected_licence(name):
+    """What is for the kernel's tree, or works on it, has the kernel's licence."""
+    return "GPL-2.0" if name.startswith("kernel/") else "MIT"
+
+
 @tap.test("every file has an SPDX line at its beginning")
 def licence():
     tap.true(len(FILES) > 10, "files were found")
     # In two parts, so that this line is no licence line.
-    tag = "SPDX-License-" + "Identifier: MIT"
+    tag = "SPDX-License-" + "Identifier: "
     tap.equal([name for name, text in TEXTS.items()
-               if text and not NO_COMMENTS.search(name) and tag not in "\n".join(text.splitlines()[:5])], [],
+               if text and not NO_COMMENTS.search(name)
+               and tag + expected_licence(name) not in "\n".join(text.splitlines()[:5])], [],
               "files without one")
 
 
