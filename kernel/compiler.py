@@ -19,6 +19,7 @@ ARCHES = {
     "arm64": ("aarch64-linux-gnu-", "Image", "arch/arm64/boot/Image"),
 }
 MACHINES = {"x86_64": "x86_64", "aarch64": "arm64"}
+WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
 ERROR = re.compile(r"(?:error|Error \d+|\*\*\*|undefined reference|multiple definition)", re.IGNORECASE)
 STEP = re.compile(r"^\s+([A-Z0-9_]+(?: \[M\])?)\s+(\S+)$")
 # Enough for every variant; ccache throws away what was not used for longest.
@@ -52,7 +53,7 @@ class Make:
 
     def __init__(self, log, what):
         self.log, self.what = log, what
-        self.errors, self.last, self.compiled = [], deque(maxlen=5), 0
+        self.errors, self.warnings, self.last, self.compiled = [], [], deque(maxlen=5), 0
 
     def take(self, line, progress):
         if VERBOSE:
@@ -60,11 +61,14 @@ class Make:
         if match := STEP.match(line):
             self.compiled += 1
             progress.note(f"{self.compiled}: {match[1]} {match[2]}")
+        elif WARNING.search(line):
+            self.warnings.append(line)
         elif ERROR.search(line) and len(self.errors) < 8:
             self.errors.append(line.strip())
         self.last.append(line.strip())
 
     def run(self, command):
+        """Run it and return the warnings that it gave."""
         show_command(command)
         os.makedirs(LOGS, exist_ok=True)
         with open(self.log, "ab") as log, Progress(self.what) as progress:
@@ -77,6 +81,7 @@ class Make:
             if process.wait():
                 why = "\n    ".join(self.errors or self.last)
                 raise Failure(f"{self.what}: failed: the whole output is in {shorten(self.log)}; first:\n    {why}")
+        return self.warnings
 
 
 class Variant:
@@ -150,13 +155,16 @@ class Variant:
                 os.unlink(path)
             os.symlink(wanted, path)
 
-    def build_kernel(self, tree, *arguments):
+    def build_kernel(self, tree, *arguments, what=None):
+        """The kernel and its headers for programs; the warnings."""
         _, target, image = ARCHES[self.arch]
-        Make(self.log, f"building {self.name}").run(self.make(tree, *arguments, target, "headers"))
+        make = Make(self.log, what or f"building {self.name}")
+        warnings = make.run(self.make(tree, *arguments, target, "headers"))
         self.link("image", image)
         self.link("vmlinux", "vmlinux")
+        return warnings
 
-    def build_selftests(self, tree):
+    def build_selftests(self, tree, what=None):
         """KVM's selftests, static, so that an initramfs needs nothing else. They generate headers in
         the source tree, so it is locked."""
         output = os.path.join(self.path, "selftests")
@@ -165,4 +173,4 @@ class Variant:
                    f"-j{len(os.sched_getaffinity(0))}", *self.tools(), f"OUTPUT={output}",
                    f"KHDR_INCLUDES=-isystem {self.objects}/usr/include", "LDFLAGS=-static -pthread"]
         with locked(tree + ".lock", shorten(tree)):
-            Make(self.log, f"building {self.name}'s selftests").run(command)
+            return Make(self.log, what or f"building {self.name}'s selftests").run(command)
