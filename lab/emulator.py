@@ -159,7 +159,7 @@ class Boot:
                 selector.select(0.5)
                 if not self.read():
                     return
-                tick(self.current)
+                tick(self.current, len(self.records))
                 if not self.options.patient and time.monotonic() > self.deadline:
                     self.ended = f"was killed after {self.allowed:.0f} s without a result"
                 if time.monotonic() > self.options.deadline:
@@ -190,7 +190,7 @@ class Boot:
             return
         word, _, rest = text.partition(" ")
         name, _, rest = rest.partition(" ")
-        if word == "done":
+        if word in ("done", "again"):
             self.done, self.current = True, None
             self.wait_until(self.options.limits.boot)
         elif name not in self.cases:

@@ -34,6 +34,14 @@ static int do_warn(void)
 	return log_text("<4>WARNING: provoked\n");
 }
 
+/* As a WARN does whose text was lost. */
+static int do_taint(void)
+{
+	FILE *file = fopen("/proc/sys/kernel/tainted", "w");
+
+	return !file || fputs("512", file) < 0 || fclose(file);
+}
+
 static int do_exit(void)
 {
 	puts("last words");
@@ -90,8 +98,8 @@ int main(int argc, char **argv)
 		const char *name;
 		int (*run)(void);
 	} table[] = {
-		{ "ok", do_ok }, { "warn", do_warn }, { "exit", do_exit }, { "signal", do_signal },
-		{ "tap", do_tap }, { "short", do_short }, { "hang", do_hang },
+		{ "ok", do_ok }, { "warn", do_warn }, { "taint", do_taint }, { "exit", do_exit },
+		{ "signal", do_signal }, { "tap", do_tap }, { "short", do_short }, { "hang", do_hang },
 		{ "flood", do_flood }, { "vanish", do_vanish }, { "skip", do_skip },
 	};
 

@@ -85,7 +85,7 @@ def boot(script, seconds=60):
     if os.path.exists(log):
         os.unlink(log)
     made = emulator.Boot(machine, Kernel, machine.folder, Options(seconds), [Case("a"), Case("b")])
-    records = made.run("none", lambda _: None)
+    records = made.run("none", lambda *_: None)
     return made, {name: judge.case_verdict(record) for name, record in records.items()}
 
 
