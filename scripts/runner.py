@@ -328,6 +328,24 @@ def mounts():
         return {line.split()[4].encode().decode("unicode_escape") for line in file}
 
 
+# ---- huge pages --------------------------------------------------------------
+
+
+def give_back_huge_pages(tmpdir):
+    """Take out of the pool what a program that died had added and noted in its TMPDIR; a line for the log."""
+    pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    try:
+        with open(os.path.join(tmpdir, "hugepages-added"), encoding="utf-8") as file:
+            added = int(file.read())
+        with open(pool, encoding="utf-8") as file:
+            left = max(0, int(file.read()) - added)
+        with open(pool, "w", encoding="utf-8") as file:
+            file.write(str(left))
+    except (OSError, ValueError):
+        return ""
+    return f"{added} huge pages were left in the pool: given back"
+
+
 # ---- running one program ----------------------------------------------------
 
 
@@ -377,6 +395,8 @@ class Run:
         finally:
             left = self.clean_processes()
             stuck = self.clean_mounts(before, tmpdir)
+            if text := give_back_huge_pages(tmpdir):
+                self.log.write(f"# check: {text}\n".encode())
             if not stuck:
                 shutil.rmtree(tmpdir, ignore_errors=True)
         # A program that said `not ok` is expected to exit non-zero.

@@ -95,10 +95,33 @@ static void hugepages_set(long value)
 	fclose(file);
 }
 
+/* For scripts/runner.py: what to take back if this process does not come to it. */
+static void hugepages_note(long added)
+{
+	const char *dir = getenv("TMPDIR");
+	char path[200];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/hugepages-added", dir ? dir : "");
+	if (!dir)
+		return;
+	if (!added) {
+		unlink(path);
+		return;
+	}
+	file = fopen(path, "we");
+	if (!file)
+		return;
+	fprintf(file, "%ld\n", added);
+	fclose(file);
+}
+
 static void hugepages_restore(void)
 {
-	if (getpid() == hugepages_owner)
-		hugepages_set(hugepages_number("nr_hugepages") - hugepages_added);
+	if (getpid() != hugepages_owner)
+		return;
+	hugepages_set(hugepages_number("nr_hugepages") - hugepages_added);
+	hugepages_note(0);
 }
 
 /* Others may change the number too, so it is changed back by the same amount. */
@@ -115,8 +138,10 @@ bool fake_hugepages(uint64_t count)
 		atexit(hugepages_restore);
 	}
 	before = hugepages_number("nr_hugepages");
+	hugepages_note(hugepages_added + (long)count - free_pages);
 	hugepages_set(before + (long)count - free_pages);
 	hugepages_added += hugepages_number("nr_hugepages") - before;
+	hugepages_note(hugepages_added);
 	return hugepages_number("free_hugepages") >= (long)count;
 }
 

@@ -158,6 +158,31 @@ def mount_left():
             tap.true(directory not in file.read(), "it was unmounted")
 
 
+@tap.test("huge pages that a killed program had added are given back")
+def huge_pages_left():
+    pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    if not os.access(pool, os.W_OK):
+        tap.skip("the pool of huge pages cannot be changed here")
+
+    def pages():
+        with open(pool, encoding="utf-8") as file:
+            return int(file.read())
+
+    before = pages()
+    script = f"""
+        echo {before + 2} >{pool}; cat {pool} >pool; echo $(($(cat pool) - {before})) >"$TMPDIR/hugepages-added"
+        kill -9 $$"""
+    with tempfile.TemporaryDirectory() as directory:
+        status, output = run(script, directory)
+        with open(os.path.join(directory, "pool"), encoding="utf-8") as file:
+            grown = int(file.read())
+    tap.equal(status, 1, "the exit status")
+    tap.contains(output, "SIGKILL", "the output")
+    if grown == before:
+        tap.skip("the kernel has no huge page to give")
+    tap.equal(pages(), before, "pages in the pool")
+
+
 @tap.test("an interrupted runner leaves nothing running")
 def interrupted():
     with tempfile.TemporaryDirectory() as directory:
