@@ -172,5 +172,5 @@ class Variant:
         command = ["make", "-C", os.path.join(tree, "tools", "testing", "selftests", "kvm"),
                    f"-j{len(os.sched_getaffinity(0))}", *self.tools(), f"OUTPUT={output}",
                    f"KHDR_INCLUDES=-isystem {self.objects}/usr/include", "LDFLAGS=-static -pthread"]
-        with locked(tree + ".lock", shorten(tree)):
+        with locked(os.path.join(BUILD, "locks", "selftests"), "the selftests' source"):
             return Make(self.log, what or f"building {self.name}'s selftests").run(command)

@@ -71,7 +71,8 @@ def environment():
     """The environment without what would make git or make behave as on one machine only."""
     drop = ("GIT_", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_", "KCONFIG_", "ARCH", "CROSS_COMPILE")
     env = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
-    env.update(LC_ALL="C", GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull)
+    env.update(LC_ALL="C", GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, GIT_CONFIG_COUNT="1",
+               GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0="*")
     return env
 
 
@@ -91,15 +92,16 @@ def run(command, env=None, check=True, text=True, **options):
 
 
 @contextlib.contextmanager
-def locked(path, what):
-    """Hold the lock file, which the kernel gives back however this program ends."""
+def locked(path, what, shared=False):
+    """Hold the lock file, alone or with others; the kernel gives it back however this program ends."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "a", encoding="ascii") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"waiting for another program that uses {what}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, kind)
         yield
 
 

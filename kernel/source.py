@@ -13,7 +13,7 @@ from datetime import datetime
 from output import BUILD, HERE, ROOT, Failure, Progress, environment, locked, run, shorten
 
 GIT = os.path.join(BUILD, "source.git")
-LOCK = os.path.join(BUILD, "source.lock")
+LOCK = os.path.join(BUILD, "locks", "source")
 BRANCH = "refs/heads/base"
 
 

@@ -101,7 +101,7 @@ class Steps:
         key = self.key(commit)
         if key in self.recall("passed").split():
             return
-        with locked(os.path.join(BUILD, "steps.lock"), "the steps' tree"), self.variant.locked():
+        with locked(os.path.join(BUILD, "locks", "steps"), "the steps' tree"), self.variant.locked():
             self.variant.log = os.path.join(LOGS, f"kernel-{self.variant.name}-{number + 1:02}.log")
             if self.recall("release") != self.release_key():
                 self.build_release()

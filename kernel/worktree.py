@@ -3,11 +3,12 @@
 out, and refs/infill/laid-out at the commit that was laid out. Change it when trees are to be moved
 or guarded otherwise.
 """
+import hashlib
 import os
 import shutil
 
 import source
-from output import Failure, Progress, run, shorten
+from output import BUILD, Failure, Progress, locked, run, shorten
 
 LAID_OUT = "refs/infill/laid-out"
 
@@ -17,6 +18,11 @@ class Tree:
 
     def __init__(self, path):
         self.path = os.path.abspath(path)
+
+    def locked(self, shared=False):
+        """Held by who moves the tree, and shared by who compiles it."""
+        name = hashlib.sha256(self.path.encode()).hexdigest()[:16]
+        return locked(os.path.join(BUILD, "locks", name), shorten(self.path), shared)
 
     def git(self, *arguments, text=True, **options):
         done = run(["git", "-C", self.path, *arguments], text=text, **options)
@@ -106,6 +112,14 @@ class Tree:
 
     def lay_out(self, commit, branch, force=False):
         """Make the tree, or move it; True when one that was there was moved."""
+        if self.exists() and self.head() == commit and not self.own():
+            self.show_new_files()
+            return False
+        with self.locked():
+            return self.lay_out_alone(commit, branch, force)
+
+    def lay_out_alone(self, commit, branch, force):
+        """The part of lay_out() that nobody else may do at the same time."""
         if not self.exists():
             self.create(commit, branch)
             return False
