@@ -65,7 +65,7 @@ class Boot:
         self.deadline = None
         # Why the machine was ended from here.
         self.ended = None
-        self.log = ""
+        self.console, self.log = None, ""
         self.pending = b""
 
     # ---- QEMU's command line
@@ -108,28 +108,35 @@ class Boot:
     # ---- running it
 
     def run(self, initrd, tick):
-        """Boot, follow to the end, and return {name: Record} of the cases that were reached."""
-        log_path = os.path.join(self.folder, "console.log")
-        with open(log_path, "ab") as file:
-            size = file.tell()
-        try:
-            self.start(initrd)
-            self.follow(tick)
-        except BaseException:
-            # Do not wait for it to end by itself.
-            self.ended = "was interrupted"
-            raise
-        finally:
-            self.end()
-        with open(log_path, encoding="utf-8", errors="replace") as file:
-            file.seek(size)
-            self.log = file.read()
+        """Boot, follow to the end, and yield the Record of each case that was reached when it is whole."""
+        with open(os.path.join(self.folder, "console.log"), "a+", encoding="utf-8",
+                  errors="replace") as self.console:
+            self.console.seek(0, os.SEEK_END)
+            try:
+                self.start(initrd)
+                yield from self.follow(tick)
+            except BaseException:
+                # Do not wait for it to end by itself.
+                self.ended = "was interrupted"
+                raise
+            finally:
+                self.end()
+            self.log += self.console.read()
+        yield from self.settle(all_of_them=True)
+
+    def settle(self, all_of_them=False):
+        """Yield the cases whose part of the log is whole, which it is when the next one has begun."""
         parts, _ = judge.split_log(self.log)
-        for name, record in self.records.items():
+        whole = list(self.records) if all_of_them else list(parts)[:-1]
+        for name in whole:
+            record = self.records.get(name)
+            if record is None or record.settled or not (all_of_them or record.has_result()):
+                continue
             record.log = parts.get(name, "")
-            if record.end is None and not record.skip and not record.fail:
+            if not record.has_result():
                 record.lost = f"no result: the machine {self.ended or 'ended'} during it"
-        return self.records
+            record.settled = True
+            yield record
 
     def start(self, initrd):
         """Start QEMU, with the writing end of the results' pipe."""
@@ -150,7 +157,7 @@ class Boot:
                 os.close(port)
 
     def follow(self, tick):
-        """Take results until QEMU closes the port or a limit is reached."""
+        """Take results until QEMU closes the port or a limit is reached; yield those that are whole."""
         self.wait_until(self.options.limits.boot)
         os.set_blocking(self.pipe, False)
         with selectors.DefaultSelector() as selector:
@@ -159,7 +166,10 @@ class Boot:
                 selector.select(0.5)
                 if not self.read():
                     return
-                tick(self.current, len(self.records))
+                tick(self.current)
+                if text := self.console.read():
+                    self.log += text
+                    yield from self.settle()
                 if not self.options.patient and time.monotonic() > self.deadline:
                     self.ended = f"was killed after {self.allowed:.0f} s without a result"
                 if time.monotonic() > self.options.deadline:

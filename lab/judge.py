@@ -108,6 +108,12 @@ class Record:
         # Why the machine gave no result, and its log while the case ran.
         self.lost = None
         self.log = ""
+        # True when nothing will be added.
+        self.settled = False
+
+    def has_result(self):
+        """True when the machine said what became of it."""
+        return self.end is not None or self.skip is not None or self.fail is not None
 
 
 class Verdict:

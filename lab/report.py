@@ -34,14 +34,13 @@ class Report:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
             self.shown = 0.0
 
-    def tick(self, what, running):
-        """Show the progress line, at most twice a second: @running cases have no result here yet."""
+    def tick(self, what):
+        """Show the progress line, at most twice a second."""
         now = time.monotonic()
         if not self.terminal or now - self.shown < 0.5:
             return
-        number = min(self.total, self.number + running)
-        filled = 20 * number // max(1, self.total)
-        text = (f"[{'#' * filled}{'.' * (20 - filled)}] {number}/{self.total} "
+        filled = 20 * self.number // max(1, self.total)
+        text = (f"[{'#' * filled}{'.' * (20 - filled)}] {self.number}/{self.total} "
                 f"{what or 'the machine'} {now - self.start:.0f} s")
         width = shutil.get_terminal_size().columns
         print("\r\033[K" + text[:width - 1], end="", file=sys.stderr, flush=True)

@@ -85,8 +85,8 @@ def boot(script, seconds=60):
     if os.path.exists(log):
         os.unlink(log)
     made = emulator.Boot(machine, Kernel, machine.folder, Options(seconds), [Case("a"), Case("b")])
-    records = made.run("none", lambda *_: None)
-    return made, {name: judge.case_verdict(record) for name, record in records.items()}
+    records = made.run("none", lambda _: None)
+    return made, {record.name: judge.case_verdict(record) for record in records}
 
 
 def expect(script, case, part, reason, seconds=60):
@@ -131,6 +131,21 @@ ROWS = {
 }
 for NAME, ROW in ROWS.items():
     tap.add(NAME, expect, *ROW)
+
+
+@tap.test("a case is judged when the next one begins, with all of its log")
+def early():
+    made = emulator.Boot(Machine(
+        "printf 'lab: start a\\nlab: end a\\nWARNING: late\\n' >>$console\n"
+        "printf 'start a\\nend a exit 0 5 0\\n' >&3; sleep 0.7\n"
+        "printf 'lab: start b\\n' >>$console; echo start b >&3; exec sleep 100\n"),
+        Kernel, os.environ["TMPDIR"], Options(), [Case("a"), Case("b")])
+    running = made.run("none", lambda _: None)
+    first = next(running)
+    tap.equal(first.name, "a", "the first")
+    tap.true(made.process.poll() is None, "the machine still runs")
+    tap.contains(str(judge.case_verdict(first)), "WARNING: late", "its verdict")
+    tap.equal([record.name for record in running], ["b"], "the rest")
 
 
 @tap.test("what the init cannot have said is an error, not a result")
