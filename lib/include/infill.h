@@ -19,7 +19,7 @@
  *    infill_error() has one line that names what is wrong and what to do.
  *  - Option structs begin with `size`, set by the caller to sizeof(struct);
  *    a zero field means the default.  Unknown non-zero bytes are -E2BIG,
- *    unknown flags -EINVAL.
+ *    unknown flags and a `reserved` that is not zero -EINVAL.
  *  - Addresses, offsets and lengths are in bytes; times are CLOCK_MONOTONIC
  *    nanoseconds.
  *  - Objects are freed by the *_close() or *_free() of their kind, which take

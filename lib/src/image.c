@@ -40,11 +40,11 @@ static int open_plain(const char *path)
 static int open_options(struct infill_image_options *to,
 			const struct infill_image_options *options)
 {
-	int code = options_copy(to, sizeof(*to), options, "infill_image_options");
+	int code = OPTIONS_COPY(to, options, infill_image_options);
 
 	if (code)
 		return code;
-	if (to->flags & ~INFILL_IMAGE_MAP || to->reserved)
+	if (to->flags & ~INFILL_IMAGE_MAP)
 		return err_set(-EINVAL, "infill_image_options: flags 0x%x: not known", to->flags);
 	if (to->flags & INFILL_IMAGE_MAP && !sigbus_installed())
 		return err_set(-ENOTCONN, "INFILL_IMAGE_MAP: needs a SIGBUS handler: "

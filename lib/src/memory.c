@@ -40,8 +40,6 @@ static int verify_kind(const struct infill_region *r)
 		return bad(r, "backing is not known");
 	if (r->backing == INFILL_BACKING_HUGETLB && r->page_size != LARGE)
 		return bad(r, "hugetlb memory needs a page_size of 2097152");
-	if (r->reserved)
-		return bad(r, "reserved must be 0");
 	return 0;
 }
 
@@ -146,7 +144,7 @@ static int add(struct infill_memory *m, const struct infill_region *r, bool mapp
 
 static int take(struct infill_region *to, const struct infill_region *region)
 {
-	int code = options_copy(to, sizeof(*to), region, "infill_region");
+	int code = OPTIONS_COPY(to, region, infill_region);
 
 	if (!code && !to->page_size)
 		to->page_size = SMALL;

@@ -400,7 +400,7 @@ int infill_pool_new(struct infill_pool **pool, const struct infill_pool_options 
 {
 	struct infill_pool_options o;
 	struct infill_pool *p;
-	int err = options_copy(&o, sizeof(o), options, "infill_pool_options");
+	int err = OPTIONS_COPY(&o, options, infill_pool_options);
 
 	if (err)
 		return err;

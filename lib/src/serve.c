@@ -84,7 +84,7 @@ void server_unlisten(struct server *server)
 static int check_session(struct infill_session_options *session,
 			 const struct infill_session_options *from)
 {
-	int rc = options_copy(session, sizeof(*session), from, "infill_session_options");
+	int rc = OPTIONS_COPY(session, from, infill_session_options);
 
 	if (rc)
 		return rc;
@@ -234,7 +234,7 @@ int infill_server_run(const struct infill_server_options *options)
 	bool store;
 	int rc;
 
-	rc = options_copy(&server.options, sizeof(server.options), options, "infill_server_options");
+	rc = options_copy(&server.options, sizeof(server.options), options, "infill_server_options", 0);
 	if (!rc)
 		rc = check_options(&server.options);
 	if (!rc)

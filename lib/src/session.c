@@ -159,8 +159,6 @@ static int check_options(const struct infill_session_options *o)
 {
 	if (o->fill > INFILL_FILL_NONE)
 		return err_set(-EINVAL, "session: fill is %u: use INFILL_FILL_*", o->fill);
-	if (o->reserved)
-		return err_set(-EINVAL, "session: reserved is %u: it must be 0", o->reserved);
 	if (o->trace && o->record)
 		return err_set(-EINVAL, "session: a trace is either recorded or replayed, not both");
 	if (o->record_pages > RECORD_PAGES_MAX)
@@ -278,7 +276,7 @@ static int session_new(struct infill_session **session, struct infill_image *ima
 	s->image = image;
 	s->uffd = s->watch_fd = s->pm.fd = -1;
 	s->ready_tail = &s->ready;
-	err = options_copy(&s->options, sizeof(s->options), options, "infill_session_options");
+	err = OPTIONS_COPY(&s->options, options, infill_session_options);
 	if (!err)
 		err = check_options(&s->options);
 	if (!err) {

@@ -66,7 +66,7 @@ static void bad_regions_are_refused(void **state)
 		{ REGION(.hva = HVA, .length = M2, .backing = 3), "backing is not known" },
 		{ REGION(.hva = HVA, .length = M2, .backing = INFILL_BACKING_HUGETLB),
 		  "hugetlb memory needs" },
-		{ REGION(.hva = HVA, .length = K4, .reserved = 1), "reserved must be 0" },
+		{ REGION(.hva = HVA, .length = K4, .reserved = 1), "reserved is 1: it must be 0" },
 		{ REGION(.hva = HVA, .length = K4 + 1), "length is not" },
 		{ REGION(.hva = HVA, .length = M2 + K4, .page_size = M2), "length is not" },
 		{ REGION(.hva = HVA + 512, .length = K4), "hva is not aligned" },
