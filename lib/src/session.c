@@ -325,6 +325,10 @@ static int open_session(struct infill_session *s, struct infill_pool *pool,
 				   s->record_path ? s->options.record_pages : 0, &resumed);
 	if (err)
 		return err;
+	if (resumed && !s->pm.header->record_capacity) { /* it was not recorded */
+		free(s->record_path);
+		s->record_path = NULL;
+	}
 	begin(s, resumed);
 	return pool_add(pool, s);
 }

@@ -149,6 +149,28 @@ static void log_begin(const struct guest *g, unsigned regions)
 			   vm->shared ? ", shared" : "");
 }
 
+/* The VM whose recording window is open, or NULL. */
+static const struct guest *recorded(const struct vmset *set)
+{
+	for (const struct guest *g = set->first; g; g = g->next)
+		if (g->session && infill_session_wait(g->session, INFILL_WAIT_RECORDED, 0) == -ETIMEDOUT)
+			return g;
+	return NULL;
+}
+
+/* Two recordings to one file would end as the one that is finished last. */
+static void leave_recording(const struct guest *g, struct infill_session_options *options)
+{
+	const struct guest *other = options->record && !g->vm.accepted ? recorded(g->set) : NULL;
+
+	if (!other)
+		return;
+	server_log(g->set->server, LOG_WARNING, "VM %llu (pid %d): is not recorded: %s: VM %llu is being "
+		   "recorded to it: let one VM run", (unsigned long long)g->vm.id, (int)g->vm.pid,
+		   options->record, (unsigned long long)other->vm.id);
+	options->record = NULL;
+}
+
 static int adopt_memory(struct guest *g, const struct infill_memory *memory)
 {
 	const struct vmset *set = g->set;
@@ -161,6 +183,7 @@ static int adopt_memory(struct guest *g, const struct infill_memory *memory)
 	/* Not the socket: Firecracker before 1.12 closes it at once and lives on. */
 	options.watch_fd = g->vm.pidfd;
 	options.cache = g->vm.shared ? set->cache : NULL;
+	leave_recording(g, &options);
 	rc = infill_session_adopt_state(&g->session, set->pool, memory, set->image, g->vm.uffd,
 					g->vm.state, &options);
 	if (rc)

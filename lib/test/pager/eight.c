@@ -16,6 +16,7 @@
 
 #include "fakeserver.h"
 #include "rig.h"
+#include "trace.h"
 
 #define VMS 8
 
@@ -157,6 +158,73 @@ static void stat_tells_each_vm(void **state)
 	eight_stop(&e);
 }
 
+static bool log_says(const struct fakeserver *server, const char *fragment)
+{
+	char line[600];
+	bool found = false;
+	FILE *file = fopen(server->log, "re");
+
+	assert_non_null(file);
+	while (!found && fgets(line, sizeof(line), file))
+		found = strstr(line, fragment);
+	fclose(file);
+	return found;
+}
+
+/* VM I touches COUNT pages from FIRST on, again and again, until it is told to finish. */
+static void start_on_pages(struct eight *e, unsigned i, uint64_t first, uint64_t count)
+{
+	struct fakevmm_options options = { .image = &e->image, .shared = &e->shared[i] };
+	struct fakevmm_load load = { .first = first, .count = count, .touch_pause_us = 100 };
+
+	e->vm[i] = fakevmm_fork(&options, &load, e->server.socket, 0);
+	while (atomic_load(&e->shared[i].touches) < count && !atomic_load(&e->shared[i].failed))
+		fake_sleep_ms(1);
+}
+
+/* One file can hold the touches of one VM: another that comes meanwhile is only served. */
+static void second_vm_is_not_recorded(void **state)
+{
+	char path[200];
+	struct eight e = { .image = { .bytes = 16u << 20, .seed = 142 },
+			   .session = { .size = sizeof(e.session), .record = path,
+					.record_settle_ns = 600000000000, .record_pages = 150 } };
+	struct infill_identity identity;
+	struct infill_image *image;
+	uint64_t rest = 0;
+	struct trace trace;
+
+	(void)state;
+	rig_need_userfaultfd();
+	fake_deadline("pager/eight", 120);
+	snprintf(path, sizeof(path), "%s/trace", fake_dir());
+	fakeimage_make(&e.image);
+	assert_int_equal(infill_image_open(&image, e.image.path, NULL), 0);
+	infill_image_identity(image, &identity);
+	infill_image_close(image);
+	e.options.image = e.image.path;
+	e.options.session = &e.session;
+	fakeserver_start(&e.server, &e.options);
+	e.shared = fakevmm_shared_new(VMS);
+	start_on_pages(&e, 0, 0, 100);
+	assert_false(log_says(&e.server, "is not recorded"));
+	start_on_pages(&e, 1, 1000, 100);
+	assert_true(log_says(&e.server, "VM 2 ") && log_says(&e.server, "is not recorded"));
+	/* It need not wait for the other's window. */
+	while (!rest)
+		assert_true(fakeserver_vm(&e.server, e.vm[1], "rest_pages", &rest, NULL, 0));
+	for (unsigned i = 0; i < 2; i++) {
+		atomic_store(&e.shared[i].finish, 1);
+		assert_vm_ended_well(&e, i);
+	}
+	eight_stop(&e);
+	assert_int_equal(trace_load(&trace, path, &identity), 0);
+	for (size_t i = 0; i < trace.count; i++)
+		assert_true(trace.run[i].offset + trace.run[i].length <= 1000 * FAKE_PAGE);
+	assert_int_equal(trace.bytes, 150 * FAKE_PAGE);
+	trace_free(&trace);
+}
+
 /* Half of them die in the middle of everything: the others do not notice. */
 static void killed_vms_do_not_disturb_the_others(void **state)
 {
@@ -282,6 +350,7 @@ int main(void)
 	static uint32_t kill_them = INFILL_ON_ERROR_KILL, tell_them = INFILL_ON_ERROR_TELL;
 	const struct CMUnitTest more[] = {
 		cmocka_unit_test(stat_tells_each_vm),
+		cmocka_unit_test(second_vm_is_not_recorded),
 		cmocka_unit_test(killed_vms_do_not_disturb_the_others),
 		cmocka_unit_test(ended_vms_leave_nothing_behind),
 		{ "changed image: every VM is killed", changed_image_reaches_every_vm, NULL, NULL,
