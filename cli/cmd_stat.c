@@ -26,12 +26,17 @@ enum {
 	KEY_JSON = CLI_FIRST_KEY,
 	KEY_WATCH,
 	KEY_HDR,
+	KEY_MARK,
+	KEY_VM,
 };
 
 static const struct cli_option stat_options[] = {
 	{ "json", KEY_JSON, NULL, "print everything as one JSON object" },
 	{ "watch", KEY_WATCH, NULL, "show a progress bar for each VM until all have ended" },
 	{ "hdr", KEY_HDR, NULL, "print fault-to-wake latencies as HdrHistogram's percentiles" },
+	{ "mark", KEY_MARK, "MARK", "tell the pager that the VM was restored, or did its first_work,\n"
+				    "just now, for the times in --json" },
+	{ "vm", KEY_VM, "ID", "the VM that --mark is about, if there is more than one" },
 	{ 0 },
 };
 
@@ -356,24 +361,68 @@ static int print_raw(const char *socket, bool hdr)
 	return status;
 }
 
+struct request {
+	int mode; /* KEY_*; 0: the table */
+	enum infill_mark mark;
+	uint64_t vm; /* 0: not named */
+};
+
+static int send_mark(const char *socket, const struct request *r)
+{
+	if (infill_server_mark(socket, r->vm, r->mark, TIMEOUT_MS))
+		return cli_fail("%s", infill_error());
+	return CLI_OK;
+}
+
+static int take_mark(const struct cli_command *command, struct request *r)
+{
+	if (!strcmp(optarg, "restored"))
+		r->mark = INFILL_MARK_RESTORED;
+	else if (!strcmp(optarg, "first_work"))
+		r->mark = INFILL_MARK_FIRST_WORK;
+	else
+		return cli_usage(command, "--mark %s: must be restored or first_work", optarg);
+	return CLI_OK;
+}
+
+static int take_option(const struct cli_command *command, int key, struct request *r)
+{
+	if (key == KEY_VM)
+		return cli_number(optarg, 1, INT64_MAX, &r->vm) ?
+			       CLI_OK :
+			       cli_usage(command, "--vm %s: must be a number that stat shows", optarg);
+	if (r->mode && r->mode != key)
+		return cli_usage(command, "--json, --watch, --hdr, --mark: exclude each other");
+	r->mode = key;
+	return key == KEY_MARK ? take_mark(command, r) : CLI_OK;
+}
+
 static int stat_(const struct cli_command *command, int argc, char **argv)
 {
-	int key, mode = 0;
+	struct request r = { 0 };
+	int key;
 
 	while ((key = cli_next(command, argc, argv)) != CLI_END) {
 		if (key == CLI_STOP || key == CLI_WRONG)
 			return cli_stopped(key);
-		if (mode && mode != key)
-			return cli_usage(command, "--json, --watch, --hdr: exclude each other");
-		mode = key;
+		if (take_option(command, key, &r))
+			return CLI_USAGE;
 	}
+	if (r.vm && r.mode != KEY_MARK)
+		return cli_usage(command, "--vm: is for --mark");
 	if (optind + 1 != argc)
 		return optind < argc ? cli_usage(command, "%s: not expected: name one socket",
 						 argv[optind + 1])
 				     : cli_usage(command, "S: missing: name the pager's socket");
-	if (mode == KEY_WATCH)
+	switch (r.mode) {
+	case KEY_WATCH:
 		return watch(argv[optind]);
-	return mode ? print_raw(argv[optind], mode == KEY_HDR) : print_table(argv[optind]);
+	case KEY_MARK:
+		return send_mark(argv[optind], &r);
+	case 0:
+		return print_table(argv[optind]);
+	}
+	return print_raw(argv[optind], r.mode == KEY_HDR);
 }
 
 const struct cli_command cmd_stat = {

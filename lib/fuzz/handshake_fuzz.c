@@ -48,12 +48,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const char *text = (const char *)data;
 	struct infill_memory *memory;
+	enum infill_mark mark;
+	uint64_t vm;
 	int rc = handshake_parse(text, size, IMAGE, &memory);
 	int end = scan(text, size, 7);
 
 	if ((rc == HANDSHAKE_VM) != (memory != NULL))
 		abort();
 	if ((rc == -EAGAIN) != (end == -EAGAIN) || (rc >= 0 && end))
+		abort();
+	if (rc == HANDSHAKE_MARK && !handshake_mark(text, size, &mark, &vm) && !handshake_mark_name(mark))
 		abort();
 	if (memory)
 		check_regions(memory);

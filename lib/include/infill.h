@@ -436,6 +436,14 @@ int infill_server_run(const struct infill_server_options *options);
  */
 int infill_server_stat(const char *path, bool hdr, int timeout_ms, char **text);
 
+/*
+ * Tell the pager at the socket PATH what infill_session_mark() tells a session:
+ * the first one of a kind counts, and its time is when the pager reads it.
+ * VM is the `id` that infill_server_stat() has; 0: the one VM that is served
+ * (-EPROTO if there is none, or more than one).
+ */
+int infill_server_mark(const char *path, uint64_t vm, enum infill_mark mark, int timeout_ms);
+
 /* ---- handshake: the client's side, for a VMM or a shim -------------------- */
 
 /*

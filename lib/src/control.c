@@ -4,10 +4,12 @@
  *
  *   {"infill":"stat"}   one JSON object and a newline
  *   {"infill":"hdr"}    {"infill":"hdr","bytes":N}, a newline, N bytes of text
+ *   {"infill":"mark","mark":M,"vm":ID}
+ *                       {"infill":"mark","vm":ID} and a newline
  *   {"infill":"cache"}  {"infill":"cache"} and a newline, with a memfd; the
  *                       connection stays open for the handshake
  *
- * The connection is closed after the first two, so a client that gets less
+ * The connection is closed after all but the last, so a client that gets less
  * (the worker died while it wrote) knows it, and asks again.  Fields of the
  * object are ABI: some may be added, none change.
  */
@@ -227,6 +229,57 @@ static void answer_refuse(struct control *control, uint64_t id, int sock, const 
 	control->answered(control->arg, id, false);
 }
 
+/* The VM whose number is ID; 0: the one that is served.  NULL: text by err_set(). */
+static struct guest *find_guest(const struct vmset *set, uint64_t id)
+{
+	struct guest *found = NULL;
+	unsigned served = 0;
+
+	for (struct guest *g = set->first; g; g = g->next) {
+		if (!g->session || g->vm.failed || g->finished || (id && g->vm.id != id))
+			continue;
+		served++;
+		found = g;
+	}
+	if (served == 1)
+		return found;
+	if (id)
+		err_set(-EPROTO, "VM %" PRIu64 ": is not served here", id);
+	else if (!served)
+		err_set(-EPROTO, "vm: no VM is served");
+	else
+		err_set(-EPROTO, "vm: is missing, and %u VMs are served: name one of them", served);
+	return NULL;
+}
+
+static char *answer_mark(const struct vmset *set, const char *json, size_t length)
+{
+	enum infill_mark mark;
+	struct guest *g;
+	char *text;
+	uint64_t id;
+
+	if (handshake_mark(json, length, &mark, &id))
+		return NULL;
+	g = find_guest(set, id);
+	if (!g || infill_session_mark(g->session, mark))
+		return NULL;
+	if (asprintf(&text, "{\"infill\":\"mark\",\"vm\":%" PRIu64 "}", g->vm.id) < 0)
+		return err_set(-ENOMEM, "no memory for the answer: retry"), NULL;
+	return text;
+}
+
+static void mark_take(struct control *control, uint64_t id, int sock, const char *json,
+		      size_t length)
+{
+	char *text = answer_mark(control->set, json, length);
+
+	if (text)
+		answer_begin(control, id, sock, text);
+	else
+		answer_refuse(control, id, sock, err_text());
+}
+
 /* Small enough to be taken at once by any socket that is read at all. */
 static void answer_cache(struct control *control, uint64_t id, int sock)
 {
@@ -266,6 +319,9 @@ void control_take(struct control *control, uint64_t id, int sock, const char *js
 		break;
 	case HANDSHAKE_HDR:
 		answer_begin(control, id, sock, answer_hdr(control->set));
+		break;
+	case HANDSHAKE_MARK:
+		mark_take(control, id, sock, json, length);
 		break;
 	case HANDSHAKE_CACHE:
 		answer_cache(control, id, sock);
@@ -384,9 +440,8 @@ static int check_answer(const char *path, bool hdr, char **text, size_t length)
 	return rc;
 }
 
-static int ask_once(const char *path, bool hdr, uint64_t deadline, char **text)
+static int ask_once(const char *path, const char *ask, bool hdr, uint64_t deadline, char **text)
 {
-	const char *ask = hdr ? "{\"infill\":\"hdr\"}\n" : "{\"infill\":\"stat\"}\n";
 	int sock = handshake_connect(path, deadline);
 	ssize_t n;
 
@@ -406,14 +461,15 @@ static int ask_once(const char *path, bool hdr, uint64_t deadline, char **text)
 	return check_answer(path, hdr, text, (size_t)n);
 }
 
-int infill_server_stat(const char *path, bool hdr, int timeout_ms, char **text)
+/* Until there is a whole answer: a worker that dies meanwhile is replaced. */
+static int ask(const char *path, const char *request, bool hdr, int timeout_ms, char **text)
 {
 	uint64_t deadline = timeout_ms < 0 ? LOOP_NEVER : loop_now() + (uint64_t)timeout_ms * LOOP_MS;
 	int rc;
 
 	for (;;) {
 		*text = NULL;
-		rc = ask_once(path, hdr, deadline, text);
+		rc = ask_once(path, request, hdr, deadline, text);
 		if (!rc)
 			return 0;
 		free(*text);
@@ -424,4 +480,28 @@ int infill_server_stat(const char *path, bool hdr, int timeout_ms, char **text)
 			return err_set(-ETIMEDOUT, "%s: the pager did not answer in time", path);
 		usleep(RETRY_MS * 1000);
 	}
+}
+
+int infill_server_stat(const char *path, bool hdr, int timeout_ms, char **text)
+{
+	return ask(path, hdr ? "{\"infill\":\"hdr\"}\n" : "{\"infill\":\"stat\"}\n", hdr, timeout_ms,
+		   text);
+}
+
+int infill_server_mark(const char *path, uint64_t vm, enum infill_mark mark, int timeout_ms)
+{
+	const char *name = handshake_mark_name(mark);
+	char request[100], id[40] = "";
+	char *text;
+	int rc;
+
+	if (!name)
+		return err_set(-EINVAL, "mark %d: use INFILL_MARK_*", (int)mark);
+	if (vm)
+		snprintf(id, sizeof(id), ",\"vm\":%" PRIu64, vm);
+	snprintf(request, sizeof(request), "{\"infill\":\"mark\",\"mark\":\"%s\"%s}\n", name, id);
+	rc = ask(path, request, false, timeout_ms, &text);
+	if (!rc)
+		free(text);
+	return rc;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * control.h: requests that are not VMs: stat, hdr, cache.  Answers are written
+ * control.h: requests that are not VMs: stat, hdr, mark, cache.  Answers are written
  * as their readers take them, for a bounded time, so that a reader that is
  * stuck holds up nobody.  Internal; the JSON is documented in infill-stat(1).
  */

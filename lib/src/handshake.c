@@ -243,6 +243,7 @@ static int parse_control(const json_t *object)
 		enum handshake_kind kind;
 	} known[] = {
 		{ "stat", HANDSHAKE_STAT }, { "hdr", HANDSHAKE_HDR }, { "cache", HANDSHAKE_CACHE },
+		{ "mark", HANDSHAKE_MARK },
 	};
 	const char *asked = json_string_value(json_object_get(object, "infill"));
 
@@ -250,7 +251,7 @@ static int parse_control(const json_t *object)
 		if (!strcmp(asked, known[i].name))
 			return (int)known[i].kind;
 	return err_set(-EPROTO, "handshake: is an object: must be an array of regions, or "
-		       "{\"infill\": \"stat\"}, \"hdr\" or \"cache\"");
+		       "{\"infill\": \"stat\"}, \"hdr\", \"mark\" or \"cache\"");
 }
 
 static int parse_vm(const json_t *array, uint64_t image_bytes, struct infill_memory **memory)
@@ -290,6 +291,44 @@ int handshake_parse(const char *json, size_t length, uint64_t image_bytes,
 		rc = parse_vm(root, image_bytes, memory);
 	else
 		rc = parse_control(root);
+	json_decref(root);
+	return rc;
+}
+
+static const char *const mark_name[] = {
+	[INFILL_MARK_RESTORED] = "restored",
+	[INFILL_MARK_FIRST_WORK] = "first_work",
+};
+
+#define MARKS (sizeof(mark_name) / sizeof(*mark_name))
+
+const char *handshake_mark_name(enum infill_mark mark)
+{
+	return (size_t)mark < MARKS ? mark_name[mark] : NULL;
+}
+
+static int parse_mark(const json_t *object, enum infill_mark *mark, uint64_t *vm)
+{
+	const char *name = json_string_value(json_object_get(object, "mark"));
+	const json_t *id = json_object_get(object, "vm");
+	size_t i = 1;
+
+	while (name && i < MARKS && strcmp(name, mark_name[i]))
+		i++;
+	if (!name || i == MARKS)
+		return err_set(-EPROTO, "mark: must be restored or first_work");
+	if (id && (!json_is_integer(id) || json_integer_value(id) <= 0))
+		return err_set(-EPROTO, "vm: must be a number that `infill stat` shows");
+	*mark = (enum infill_mark)i;
+	*vm = (uint64_t)json_integer_value(id);
+	return 0;
+}
+
+int handshake_mark(const char *json, size_t length, enum infill_mark *mark, uint64_t *vm)
+{
+	json_t *root = json_loadb(json, length, JSON_REJECT_DUPLICATES, NULL);
+	int rc = parse_mark(root, mark, vm);
+
 	json_decref(root);
 	return rc;
 }

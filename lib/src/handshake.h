@@ -21,6 +21,7 @@ enum handshake_kind {
 	HANDSHAKE_STAT,  /* {"infill": "stat"} */
 	HANDSHAKE_HDR,   /* {"infill": "hdr"} */
 	HANDSHAKE_CACHE, /* {"infill": "cache"}: answered by {"infill":"cache"} with a memfd */
+	HANDSHAKE_MARK,  /* {"infill": "mark", "mark": "restored", "vm": 1}: handshake_mark() */
 };
 
 /*
@@ -50,6 +51,15 @@ int handshake_scan(struct handshake_scan *scan, const char *bytes, size_t length
  */
 int handshake_parse(const char *json, size_t length, uint64_t image_bytes,
 		    struct infill_memory **memory);
+
+/*
+ * What a message that is HANDSHAKE_MARK says.  *VM is 0 if it names none.  0, or
+ * -EPROTO, text by err_set().
+ */
+int handshake_mark(const char *json, size_t length, enum infill_mark *mark, uint64_t *vm);
+
+/* The word for MARK in such a message; NULL: there is no such mark. */
+const char *handshake_mark_name(enum infill_mark mark);
 
 /*
  * Write the message that describes MEMORY to BUFFER, without a NUL.  Its

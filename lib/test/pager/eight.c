@@ -158,6 +158,49 @@ static void stat_tells_each_vm(void **state)
 	eight_stop(&e);
 }
 
+static uint64_t time_of(const struct eight *e, unsigned i, const char *name)
+{
+	char *text = NULL, *vm, pid[32];
+	uint64_t ns = UINT64_MAX;
+
+	assert_int_equal(infill_server_stat(e->server.socket, false, 5000, &text), 0);
+	snprintf(pid, sizeof(pid), "\"pid\":%d,", (int)e->vm[i]);
+	vm = strstr(text, pid);
+	if (vm)
+		vm = strstr(vm, name);
+	if (vm)
+		ns = strtoull(vm + strlen(name) + 2, NULL, 10);
+	free(text);
+	return ns;
+}
+
+/* A mark is of one VM; who does not say of which one is told to. */
+static void marks_are_of_the_vm_that_is_named(void **state)
+{
+	struct eight e = { .row = &rows[0] };
+	uint64_t id = 0;
+
+	(void)state;
+	eight_start(&e, 0, 0);
+	for (unsigned i = 0; i < VMS; i++)
+		while (!atomic_load(&e.shared[i].touches) && !atomic_load(&e.shared[i].failed))
+			fake_sleep_ms(1);
+	assert_int_equal(infill_server_mark(e.server.socket, 0, INFILL_MARK_RESTORED, 5000), -EPROTO);
+	rig_assert_says(infill_error(), "8 VMs are served: name one of them");
+	assert_int_equal(infill_server_mark(e.server.socket, 99, INFILL_MARK_RESTORED, 5000), -EPROTO);
+	assert_int_equal(infill_server_mark(e.server.socket, 1, 3, 5000), -EINVAL);
+	assert_true(fakeserver_vm(&e.server, e.vm[5], "id", &id, NULL, 0));
+	assert_int_equal(infill_server_mark(e.server.socket, id, INFILL_MARK_FIRST_WORK, 5000), 0);
+	for (unsigned i = 0; i < VMS; i++) {
+		assert_int_equal(time_of(&e, i, "restored_ns"), 0);
+		assert_int_equal(time_of(&e, i, "first_work_ns") > 0, i == 5);
+		atomic_store(&e.shared[i].finish, 1);
+	}
+	for (unsigned i = 0; i < VMS; i++)
+		assert_vm_ended_well(&e, i);
+	eight_stop(&e);
+}
+
 static bool log_says(const struct fakeserver *server, const char *fragment)
 {
 	char line[600];
@@ -350,6 +393,7 @@ int main(void)
 	static uint32_t kill_them = INFILL_ON_ERROR_KILL, tell_them = INFILL_ON_ERROR_TELL;
 	const struct CMUnitTest more[] = {
 		cmocka_unit_test(stat_tells_each_vm),
+		cmocka_unit_test(marks_are_of_the_vm_that_is_named),
 		cmocka_unit_test(second_vm_is_not_recorded),
 		cmocka_unit_test(killed_vms_do_not_disturb_the_others),
 		cmocka_unit_test(ended_vms_leave_nothing_behind),

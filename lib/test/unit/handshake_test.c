@@ -106,6 +106,7 @@ static void understands_control_requests(void **state)
 		{ "{\"infill\":\"stat\"}", HANDSHAKE_STAT },
 		{ " {\"infill\" : \"hdr\", \"more\": 1}\n", HANDSHAKE_HDR },
 		{ "{\"infill\":\"cache\"}", HANDSHAKE_CACHE },
+		{ "{\"infill\":\"mark\"}", HANDSHAKE_MARK },
 	};
 	struct infill_memory *memory;
 
@@ -115,6 +116,40 @@ static void understands_control_requests(void **state)
 				 known[i].kind);
 		assert_null(memory);
 	}
+}
+
+static void understands_marks(void **state)
+{
+	static const struct {
+		const char *json;
+		int code;
+		enum infill_mark mark;
+		uint64_t vm;
+	} known[] = {
+		{ "{\"infill\":\"mark\",\"mark\":\"restored\"}", 0, INFILL_MARK_RESTORED, 0 },
+		{ "{\"infill\":\"mark\",\"mark\":\"first_work\",\"vm\":7}", 0,
+		  INFILL_MARK_FIRST_WORK, 7 },
+		{ .json = "{\"infill\":\"mark\"}", .code = -EPROTO },
+		{ .json = "{\"infill\":\"mark\",\"mark\":1}", .code = -EPROTO },
+		{ .json = "{\"infill\":\"mark\",\"mark\":\"\"}", .code = -EPROTO },
+		{ .json = "{\"infill\":\"mark\",\"mark\":\"restored\",\"vm\":0}", .code = -EPROTO },
+		{ .json = "{\"infill\":\"mark\",\"mark\":\"restored\",\"vm\":-1}", .code = -EPROTO },
+		{ .json = "{\"infill\":\"mark\",\"mark\":\"restored\",\"vm\":\"1\"}",
+		  .code = -EPROTO },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ITEMS(known); i++) {
+		enum infill_mark mark = 0;
+		uint64_t vm = 0;
+
+		assert_int_equal(handshake_mark(known[i].json, strlen(known[i].json), &mark, &vm),
+				 known[i].code);
+		assert_int_equal(mark, known[i].mark);
+		assert_int_equal(vm, known[i].vm);
+	}
+	for (enum infill_mark mark = 0; mark < 4; mark++)
+		assert_true(!handshake_mark_name(mark) == (mark < 1 || mark > 2));
 }
 
 /* ---- what is refused ---------------------------------------------------------------- */
@@ -415,6 +450,7 @@ int main(void)
 		cmocka_unit_test(understands_every_version),
 		cmocka_unit_test(understands_regions_in_any_order),
 		cmocka_unit_test(understands_control_requests),
+		cmocka_unit_test(understands_marks),
 		cmocka_unit_test(refuses_what_is_wrong),
 		cmocka_unit_test(refuses_a_nul),
 		cmocka_unit_test(bounds_the_number_of_regions),
