@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "infill.h"
+#include "rig.h"
 
 #define THREADS 200 /* demand.c keeps 64 reads under way */
 #define APART (128u << 10) /* twice the window of such a read */
@@ -105,7 +106,6 @@ static void many_slow_reads_at_once_all_end(void **state)
 {
 	static struct toucher t[THREADS];
 	struct infill_session_options o = { .size = sizeof(o), .fill = INFILL_FILL_NONE };
-	struct infill_counters c = { .size = sizeof(c) };
 	struct desk *d = *state;
 	struct infill_session *s;
 	pthread_barrier_t begin;
@@ -126,8 +126,7 @@ static void many_slow_reads_at_once_all_end(void **state)
 		assert_int_equal(t[n].seen, word_of(n));
 	}
 	alarm(0);
-	infill_session_counters(s, &c);
-	assert_int_equal(c.demand_pages, THREADS);
+	assert_int_equal(rig_settled(s).demand_pages, THREADS);
 	infill_session_stop(s);
 	pthread_barrier_destroy(&begin);
 }
