@@ -293,7 +293,6 @@ static void add_infill(struct list *l, const struct bench *b, enum backing backi
 		return;
 	}
 	add(l, b, backing, run_infill, "infill all")->contender = CONTENDER_FILL;
-	add(l, b, backing, run_infill, "infill all, no map")->contender = CONTENDER_FILL_READ;
 }
 
 /* The faster of the two calls, one thread, from the buffer in 4 KiB pages. */
@@ -339,7 +338,7 @@ static void add_ratio_all_cpus(const char *name, enum backing backing)
 		ratio_set(name, value, 0, 0);
 }
 
-/* Against the limit from where infill has its bytes. */
+/* Against the limit from where the bytes are. */
 static void add_ratio_mapped(const char *name, enum backing backing)
 {
 	double value;
@@ -356,8 +355,6 @@ static void add_ratios(void)
 	add_ratio("bulk_vs_limit_4k_shmem", BACKING_SHMEM, "infill all", 0.95);
 	add_ratio("bulk_vs_limit_continue", BACKING_MINOR, "infill all, cache full", 0.95);
 	add_ratio("bulk_vs_limit_2m", BACKING_HUGETLB, "infill all", 0.95);
-	add_ratio("bulk_no_map_vs_limit_4k", BACKING_ANON, "infill all, no map", 0);
-	add_ratio("bulk_no_map_vs_limit_2m", BACKING_HUGETLB, "infill all, no map", 0);
 	add_ratio_mapped("bulk_vs_limit_mapped_4k", BACKING_ANON);
 	add_ratio_mapped("bulk_vs_limit_mapped_2m", BACKING_HUGETLB);
 	add_ratio_cpu("bulk_cpu_vs_limit_4k", BACKING_ANON, "infill all");

@@ -46,7 +46,7 @@ static void run_threads(const struct bench *b, const struct pattern *p, unsigned
 			const char *trace, const char *untraced)
 {
 	static const enum contender contenders[] = {
-		CONTENDER_MAPPED, CONTENDER_PAGE, CONTENDER_NONE, CONTENDER_NONE_READ,
+		CONTENDER_MAPPED, CONTENDER_PAGE, CONTENDER_NONE,
 		CONTENDER_TRACE, CONTENDER_FILL,
 	};
 	enum { COUNT = sizeof(contenders) / sizeof(*contenders) };

@@ -113,8 +113,6 @@ static void add_ratios(void)
 		  1.15);
 	add_ratio(one, "demand_median_vs_bare_buffer", CONTENDER_NONE, CONTENDER_PAGE_BUFFER,
 		  METRIC_P50_US, 0);
-	add_ratio(one, "demand_median_no_map_vs_bare", CONTENDER_NONE_READ, CONTENDER_PAGE,
-		  METRIC_P50_US, 0);
 	add_ratio(one, "demand_p99_vs_bare", CONTENDER_NONE, CONTENDER_PAGE, METRIC_P99_US, 0);
 	add_ratio(huge, "demand_median_vs_bare_2m", CONTENDER_NONE, CONTENDER_PAGE, METRIC_P50_US,
 		  0);

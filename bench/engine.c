@@ -32,10 +32,6 @@ static int describe(struct engine *e, const struct guest *g)
 
 static int begin(struct engine *e, const struct engine_settings *s, const struct guest *g)
 {
-	struct infill_image_options image = {
-		.size = sizeof(image),
-		.flags = s->map ? INFILL_IMAGE_MAP : 0,
-	};
 	struct infill_session_options session = {
 		.size = sizeof(session),
 		.fill = s->fill,
@@ -45,7 +41,7 @@ static int begin(struct engine *e, const struct engine_settings *s, const struct
 		.record = s->record,
 		.record_pages = s->record_pages,
 	};
-	int rc = infill_image_open(&e->image, s->image, &image);
+	int rc = infill_image_open(&e->image, s->image, NULL);
 
 	if (!rc)
 		rc = infill_pool_new(&e->pool, NULL);

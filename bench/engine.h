@@ -14,7 +14,6 @@
 
 struct engine_settings {
 	const char *image;
-	bool map;                   /* INFILL_IMAGE_MAP */
 	enum infill_fill fill;
 	uint64_t rate;              /* of the background fill; 0: no bound */
 	const char *trace, *record; /* at most one */

@@ -17,10 +17,8 @@ const char *contender_name(enum contender c)
 		[CONTENDER_PAGE_BUFFER] = "page per fault, warm buffer",
 		[CONTENDER_ALL] = "all at first fault",
 		[CONTENDER_NONE] = "infill none",
-		[CONTENDER_NONE_READ] = "infill none, no map",
 		[CONTENDER_TRACE] = "infill trace",
 		[CONTENDER_FILL] = "infill all",
-		[CONTENDER_FILL_READ] = "infill all, no map",
 	};
 
 	return name[c];

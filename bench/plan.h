@@ -33,10 +33,8 @@ enum contender {
 	CONTENDER_PAGE_BUFFER,  /* the same from warm anonymous memory */
 	CONTENDER_ALL,          /* example handler: everything at the first fault */
 	CONTENDER_NONE,         /* infill, demand only */
-	CONTENDER_NONE_READ,    /* infill, demand only, without INFILL_IMAGE_MAP */
 	CONTENDER_TRACE,        /* infill, demand and recorded trace */
 	CONTENDER_FILL,         /* infill, demand and background fill */
-	CONTENDER_FILL_READ,    /* the same without INFILL_IMAGE_MAP */
 	CONTENDERS
 };
 

@@ -213,14 +213,10 @@ int main(int argc, char **argv)
 {
 	struct arguments a = { 0 };
 	json_t *machine;
-	int rc;
 
 	parse(&a, argc, argv);
 	set_defaults(&a);
 	open_files(&a);
-	rc = infill_sigbus_install();
-	if (rc && rc != -ENOSYS)
-		fail("infill_sigbus_install", "%s", infill_error());
 	machine = machine_json();
 	machine_print();
 	printf("%-12s %zu MiB, %u runs\n", "image", a.mib, a.bench.runs);

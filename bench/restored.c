@@ -48,10 +48,9 @@ static bool begin_infill(struct restored *r, const struct item *item)
 	enum contender c = item->contender;
 	struct engine_settings s = {
 		.image = r->bench->content.path,
-		.map = c != CONTENDER_NONE_READ && c != CONTENDER_FILL_READ,
-		.fill = c == CONTENDER_TRACE					? INFILL_FILL_TRACE :
-			c == CONTENDER_FILL || c == CONTENDER_FILL_READ ? INFILL_FILL_ALL :
-									  INFILL_FILL_NONE,
+		.fill = c == CONTENDER_TRACE ? INFILL_FILL_TRACE :
+			c == CONTENDER_FILL  ? INFILL_FILL_ALL :
+					       INFILL_FILL_NONE,
 		.rate = item->rate,
 		.trace = c == CONTENDER_TRACE ? item->trace : NULL,
 	};
@@ -100,7 +99,6 @@ const char *restored_record(const struct bench *b, const struct pattern *pattern
 {
 	static struct engine e;
 	struct engine_settings s = { .image = b->content.path,
-				     .map = true,
 				     .fill = INFILL_FILL_NONE,
 				     .record = path,
 				     .record_pages = pattern->count };

@@ -23,10 +23,9 @@ struct sized {
 /* Times after each step: image open and pool started, memory mapped, session started. */
 static int restore(struct engine *e, const struct sized *s, uint64_t step[3])
 {
-	struct infill_image_options image = { .size = sizeof(image), .flags = INFILL_IMAGE_MAP };
 	struct infill_session_options session = { .size = sizeof(session) };
 	struct infill_region region = { .size = sizeof(region), .length = s->bytes };
-	int rc = infill_image_open(&e->image, s->path, &image);
+	int rc = infill_image_open(&e->image, s->path, NULL);
 
 	if (!rc)
 		rc = infill_pool_new(&e->pool, NULL);

@@ -58,20 +58,9 @@ const char *infill_error(void);
 
 struct infill_image;
 
-/*
- * Fill in the background straight from a mapping of the image, which saves
- * one copy of each page.  A mapping of a file that is truncated raises SIGBUS
- * in the thread that looks at it, so this needs infill_sigbus_install() in
- * this process.  The image is verified before and again after the kernel
- * copied from the mapping: somebody who writes to it in those microseconds
- * ends the session, but the guest may have seen the bytes.  Without the flag,
- * and for faults always, bytes are read and verified before they are installed.
- */
-#define INFILL_IMAGE_MAP (1u << 0)
-
 struct infill_image_options {
 	size_t size;
-	uint32_t flags; /* INFILL_IMAGE_* */
+	uint32_t flags; /* none is known yet */
 	uint32_t reserved;
 };
 
@@ -90,8 +79,7 @@ struct infill_identity {
  * the bytes are used, and a difference is -ESTALE, for good.
  *
  * -ENOENT, -EACCES, ... as open(2); -EINVAL: not a regular file, or empty, or
- * not a multiple of 4096 bytes; -ENOTCONN: INFILL_IMAGE_MAP without
- * infill_sigbus_install().
+ * not a multiple of 4096 bytes.
  */
 int infill_image_open(struct infill_image **image, const char *path,
 		      const struct infill_image_options *options);
@@ -111,13 +99,6 @@ int infill_image_check(struct infill_image *image);
 
 /* Close; no session may use it any more.  NULL is ignored. */
 void infill_image_close(struct infill_image *image);
-
-/*
- * Install a process-wide SIGBUS handler that lets infill's own reads of a
- * mapped image fail with -EIO, and passes every other SIGBUS to the handler
- * that was installed before.  Call once, before other threads start.
- */
-int infill_sigbus_install(void);
 
 /* ---- memory: the guest's regions ---------------------------------------- */
 

@@ -3,10 +3,11 @@
  * ahead.c: filling that no fault asked for: reads ahead of it, and installs
  * in slices.  Internal.
  *
- * What a window of the image has in memory is installed straight from there;
- * the rest is read into chunks.  Reads of what is left stop while a fault
- * waits for the disk, and slices are small while faults keep coming, so that
- * a fault waits for one small slice at most.
+ * What is in the page cache is read into the thread's own buffer, which stays
+ * in the CPU's cache, and installed from there at once; the rest is read into
+ * chunks.  Reads of what is left stop while a fault waits for the disk, and
+ * slices are small while faults keep coming, so that a fault waits for one
+ * small slice at most.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include "pool.h"
 
 #define AHEAD_BYTES (4u << 20) /* under way or ready, for each session: two huge pages */
+#define CHUNK_MAX (2u << 20)   /* taken from the queue at a time */
 #define READ_MAX (256u << 10)  /* read at a time */
 #define FETCHES 16             /* runs taken between two looks at the events */
 
@@ -82,9 +84,6 @@ static void retire(struct infill_session *s)
 	if (!s->ready)
 		s->ready_tail = &s->ready;
 	s->ahead_bytes -= run_bytes(&c->run);
-	/* The rest passes each window once; a trace comes back. */
-	if (c->mapped && c->why == WHY_REST)
-		window_drop(&s->windows, s->image, pagemap_offset(c->run.region, c->run.page));
 	chunk_free(c);
 }
 
@@ -116,85 +115,33 @@ static bool read_run(struct infill_session *s, struct queue_run run, enum why wh
 	return true;
 }
 
-/* A chunk that needs no read, from a window's DATA or from the cache. */
+/* A chunk that can be installed: the cache has it, or it is read at that moment. */
 static bool ready_run(struct infill_session *s, const struct queue_run *run, enum why why,
-		      const char *data)
+		      bool cached)
 {
 	struct chunk *c = chunk_new(s, run, why);
 
 	if (!c)
 		return false;
-	c->data = data;
-	c->mapped = data != NULL;
-	c->cached = data == NULL;
+	c->cached = cached;
 	s->ahead_bytes += run_bytes(run);
 	make_ready(s, c);
 	return true;
 }
 
-/* Have the window of RUN populated; RUN itself is installed from it then. */
-static bool map_run(struct infill_session *s, const struct queue_run *run, enum why why)
-{
-	struct chunk *c = chunk_new(s, run, why);
-
-	if (!c)
-		return false;
-	c->read.image = s->image;
-	window_range(s->image, pagemap_offset(run->region, run->page), &c->read.offset,
-		     &c->read.length);
-	c->read.drop_length = window_past(&s->windows, &c->read.drop);
-	s->under_way++;
-	s->ahead_bytes += run_bytes(run);
-	s->trace_reading += why == WHY_TRACE;
-	reader_submit(pool_reader(s->thread), &c->read);
-	return true;
-}
-
-/* The trace does not wait for a thread that has the least right to a CPU. */
-static bool map_now(struct infill_session *s, const struct queue_run *run)
-{
-	uint64_t offset = pagemap_offset(run->region, run->page), from;
-	size_t bytes;
-	bool ok;
-
-	window_range(s->image, offset, &from, &bytes);
-	ok = !image_populate(s->image, from, bytes);
-	window_mapped(&s->windows, offset, ok);
-	return ok ? ready_run(s, run, WHY_TRACE, image_at(s->image, offset)) :
-		    read_run(s, *run, WHY_TRACE);
-}
-
-/* A run that the cache has nothing of, or there is no cache. */
-static bool map_or_read(struct infill_session *s, const struct queue_run *run, enum why why)
-{
-	uint64_t offset = pagemap_offset(run->region, run->page), bytes = run_bytes(run);
-
-	if (offset % WINDOW_BYTES + bytes > WINDOW_BYTES)
-		return read_run(s, *run, why); /* a huge page that lies across windows */
-	switch (window_ask(&s->windows, s->image, offset, bytes)) {
-	case WINDOW_MAPPED:
-		return ready_run(s, run, why, image_at(s->image, offset));
-	case WINDOW_MAPPING:
-		return why == WHY_TRACE ? map_now(s, run) : map_run(s, run, why);
-	default:
-		return read_run(s, *run, why);
-	}
-}
-
-/* Get the content of RUN on its way; what the cache has needs none. */
 static bool start_run(struct infill_session *s, struct queue_run run, enum why why)
 {
 	bool ok = true;
 
 	if (!s->cache)
-		return map_or_read(s, &run, why);
+		return ready_run(s, &run, why, false);
 	while (ok && run.count) {
 		uint64_t offset = pagemap_offset(run.region, run.page);
 		size_t have = cache_present(s->cache, offset, run.count);
 		struct queue_run part =
 			split_off(&run, have ? have : cache_absent(s->cache, offset, run.count));
 
-		ok = have ? ready_run(s, &part, why, NULL) : map_or_read(s, &part, why);
+		ok = ready_run(s, &part, why, have);
 	}
 	return ok;
 }
@@ -224,7 +171,7 @@ static bool fetch(struct infill_session *s, uint64_t now)
 	struct queue_run run;
 
 	if (s->over || disk_is_taken(s) || s->ahead_bytes >= AHEAD_BYTES ||
-	    !queue_next(s, WINDOW_BYTES, now, &run))
+	    !queue_next(s, CHUNK_MAX, now, &run))
 		return false;
 	if (run.hole)
 		settle_hole(s, &run);
@@ -233,43 +180,104 @@ static bool fetch(struct infill_session *s, uint64_t now)
 	return true;
 }
 
-/* The mapping cannot be read any more: was the image changed, or is its disk failing? */
-static void mapping_failed(struct infill_session *s, struct chunk *c)
+/* Its bytes are not all in memory, or one of them is bad: have the rest of it read. */
+static int read_later(struct infill_session *s, struct chunk *c)
 {
-	int err = infill_image_check(s->image);
 	struct queue_run left = c->run;
 
 	split_off(&left, c->done);
-	if (err)
-		session_fail(s, err);
-	else if (!read_run(s, left, c->why))
-		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
-	retire(s);
+	s->ahead_bytes -= run_bytes(&left);
+	c->run.count = c->done;
+	return read_run(s, left, c->why) ? 0 :
+					   err_set(-ENOMEM, "memory: no room to read the image");
+}
+
+/* Where the wanted pages from PAGE on end that BUDGET bytes are enough for; one page at least. */
+static uint64_t slice_end(const struct infill_session *s, const struct chunk *c, uint64_t page,
+			  uint64_t budget)
+{
+	const uint64_t size = c->run.region->page_size, per = size < SLICE_MAX ? SLICE_MAX / size : 1;
+	uint64_t end = c->run.page + c->run.count, left = budget / size ? budget / size : 1;
+	uint64_t at = page, first, count;
+
+	end = end - page < per ? end : page + per;
+	while (left && at < end) {
+		first = queue_wanted(s, &c->run, at, &count);
+		if (!count || first >= end)
+			break;
+		count = count < end - first ? count : end - first;
+		count = count < left ? count : left;
+		left -= count;
+		at = first + count;
+	}
+	return at;
+}
+
+/* Install those of the pages from PAGE to END that are wanted; DATA is theirs, if not the cache's. */
+static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t page, uint64_t end,
+			  const char *data, uint64_t *budget)
+{
+	const struct pagemap_region *r = c->run.region;
+	uint64_t at = page, count, done;
+	int err = 0;
+
+	while (!err && at < end) {
+		uint64_t first = queue_wanted(s, &c->run, at, &count);
+
+		if (!count || first >= end)
+			break;
+		count = count < end - first ? count : end - first;
+		if (c->cached)
+			err = fill_cached(s, r, first, count, c->why, &done);
+		else
+			err = fill_data(s, r, first, count, data + (first - page) * r->page_size,
+					c->why, &done);
+		at = first + done;
+		*budget -= done * r->page_size < *budget ? done * r->page_size : *budget;
+	}
+	c->done = (err ? at : end) - c->run.page;
+	return err;
+}
+
+/* The same, read from the image at this moment. */
+static int read_and_install(struct infill_session *s, struct chunk *c, uint64_t page, uint64_t end,
+			    uint64_t *budget)
+{
+	size_t length = (end - page) * c->run.region->page_size;
+	char *buffer = pool_buffer(s->thread, length);
+	int err;
+
+	if (!buffer)
+		return err_set(-ENOMEM, "memory: no room to read the image");
+	err = image_read_now(s->image, pagemap_offset(c->run.region, page), buffer, length);
+	if (err && err != -ESTALE) {
+		err = read_later(s, c);
+	} else if (!err) {
+		stats_add(&s->pm.stats->read_bytes, length);
+		err = install_wanted(s, c, page, end, buffer, budget);
+	}
+	return err;
 }
 
 /* Install wanted pages of the first ready chunk, BUDGET bytes at most but one page at least. */
 static int install_some(struct infill_session *s, uint64_t *budget)
 {
 	struct chunk *c = s->ready;
-	const struct pagemap_region *r = c->run.region;
-	uint64_t count, most = *budget / r->page_size, done = 0;
-	uint64_t page = queue_wanted(s, &c->run, c->run.page + c->done, &count);
-	int err = 0;
+	uint64_t count, page = queue_wanted(s, &c->run, c->run.page + c->done, &count);
+	uint64_t end = count ? slice_end(s, c, page, *budget) : page;
+	const char *data = c->data;
+	int err;
 
-	most = most ? most : 1;
-	count = count < most ? count : most;
-	if (count && c->cached)
-		err = fill_cached(s, r, page, count, c->why, &done);
-	else if (count)
-		err = fill_data(s, r, page, count, c->data + (page - c->run.page) * r->page_size,
-				c->mapped, c->why, &done);
-	c->done = page + done - c->run.page;
-	*budget -= done * r->page_size < *budget ? done * r->page_size : *budget;
-	if (err == -EFAULT)
-		mapping_failed(s, c);
-	else if (!err && c->done == c->run.count)
+	c->done = page - c->run.page;
+	if (data)
+		data += c->done * c->run.region->page_size;
+	if (data || c->cached || !count)
+		err = install_wanted(s, c, page, end, data, budget);
+	else
+		err = read_and_install(s, c, page, end, budget);
+	if (!err && c->done == c->run.count)
 		retire(s);
-	return err == -EFAULT ? 0 : err;
+	return err;
 }
 
 static uint64_t slice_bytes(const struct infill_session *s, uint64_t now)
@@ -277,27 +285,20 @@ static uint64_t slice_bytes(const struct infill_session *s, uint64_t now)
 	return now - s->demand_ns < DEMAND_RECENT_NS ? SLICE_DEMAND : SLICE_MAX;
 }
 
-/*
- * Install a slice.  The image is verified before and after: what is copied
- * from a window is not looked at in between.  True: it went on.
- */
+/* Install a slice.  True: it went on. */
 static bool install_slice(struct infill_session *s, uint64_t now)
 {
 	uint64_t budget = slice_bytes(s, now);
-	int err = infill_image_check(s->image);
 	bool went_on = false;
+	int err = 0;
 
-	while (!err && !s->over && budget && (s->ready || (!s->under_way && fetch(s, now)))) {
+	while (!err && !s->over && !s->resident && budget &&
+	       (s->ready || (!s->under_way && fetch(s, now)))) {
 		went_on = true;
 		if (s->ready)
 			err = install_some(s, &budget);
 		else
 			break; /* its content is being read, or it was a long hole */
-	}
-	if (!err || err == -EAGAIN) {
-		int stale = infill_image_check(s->image);
-
-		err = stale ? stale : err;
 	}
 	if (err && err != -EAGAIN)
 		session_fail(s, err);
@@ -315,11 +316,19 @@ static void check_trace_done(struct infill_session *s)
 		if (c->why == WHY_TRACE)
 			return;
 	s->trace_told = true;
-	window_drop_all(&s->windows, s->image);
-	stats_mark(&s->pm.stats->trace_done_ns, stats_now());
-	timeline_mark(s->timeline, stats_now(), "trace-done");
+	/* An earlier process may have said so. */
+	if (stats_mark(&s->pm.stats->trace_done_ns, stats_now()))
+		timeline_mark(s->timeline, stats_now(), "trace-done");
 	session_event(s, INFILL_EVENT_TRACE_DONE, 0, 0, s->trace.bytes, NULL);
 	session_reach(s, INFILL_WAIT_TRACE);
+}
+
+/* Nothing is missing: the image is not looked at any more, whatever becomes of it. */
+static void leave_image(struct infill_session *s)
+{
+	ahead_drop(s);
+	s->queue.trace_over |= s->options.fill != INFILL_FILL_NONE;
+	check_trace_done(s);
 }
 
 bool ahead_step(struct infill_session *s)
@@ -327,11 +336,15 @@ bool ahead_step(struct infill_session *s)
 	uint64_t now;
 	bool more;
 
-	if (s->over || (s->resident && !s->ready))
+	if (s->over)
 		return false;
+	if (s->resident) {
+		leave_image(s);
+		return false;
+	}
 	now = stats_now();
 	more = (s->ready || !queue_wait(s, now)) && install_slice(s, now);
-	/* Reads and page tables go on beside the installs. */
+	/* Reads go on beside the installs. */
 	for (unsigned n = 0; n < FETCHES && fetch(s, now); n++)
 		more = true;
 	if (!s->over)
@@ -341,7 +354,7 @@ bool ahead_step(struct infill_session *s)
 
 uint64_t ahead_wait(struct infill_session *s, uint64_t now)
 {
-	if (s->over || s->retries)
+	if (s->over || s->resident || s->retries)
 		return UINT64_MAX;
 	if (s->ready)
 		return 0;
@@ -359,33 +372,11 @@ static void read_halves(struct infill_session *s, struct chunk *c)
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
 }
 
-/* The window is mapped, or has to be read after all. */
-static void map_done(struct infill_session *s, struct chunk *c)
-{
-	bool ok = !c->read.result;
-
-	window_mapped(&s->windows, c->read.offset, ok);
-	if (ok) {
-		c->data = image_at(s->image, pagemap_offset(c->run.region, c->run.page));
-		c->mapped = true;
-		make_ready(s, c);
-		return;
-	}
-	s->ahead_bytes -= run_bytes(&c->run);
-	if (!read_run(s, c->run, c->why))
-		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
-	chunk_free(c);
-}
-
 void ahead_read_done(struct infill_session *s, struct chunk *c)
 {
 	int err = c->read.result;
 
 	s->trace_reading -= c->why == WHY_TRACE;
-	if (!c->read.buffer) {
-		map_done(s, c);
-		return;
-	}
 	if (!err) {
 		stats_add(&s->pm.stats->read_bytes, c->read.length);
 		c->data = c->read.buffer;
@@ -393,7 +384,9 @@ void ahead_read_done(struct infill_session *s, struct chunk *c)
 		return;
 	}
 	s->ahead_bytes -= run_bytes(&c->run);
-	if (err == -ESTALE)
+	if (s->resident)
+		; /* somebody was faster, and the image is not needed any more */
+	else if (err == -ESTALE)
 		session_fail(s, err_set(err, "%s: changed while it was served", image_name(s->image)));
 	else if (c->run.count > 1)
 		read_halves(s, c);
@@ -406,5 +399,4 @@ void ahead_drop(struct infill_session *s)
 {
 	while (s->ready)
 		retire(s);
-	window_drop_all(&s->windows, s->image);
 }

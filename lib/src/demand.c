@@ -177,35 +177,10 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 	return have ? fill_cached(s, r, page, have, WHY_DEMAND, &done) : -ENOENT;
 }
 
-/*
- * A huge page is copied once: from the mapping if it is in memory, with the image
- * verified before and after, else from the buffer of a slow read.
- */
-static int serve_huge(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
-{
-	uint64_t page = w->page, offset = pagemap_offset(r, page), done;
-	const void *data = image_map(s->image, offset, r->page_size);
-	int err;
-
-	if (!data)
-		return zero_or_read(s, r, w);
-	err = fill_data(s, r, page, 1, data, true, WHY_DEMAND, &done);
-	image_unmap(s->image, offset, r->page_size);
-	if (err == -EFAULT) {
-		read_slowly(s, r, w);
-		return 0;
-	}
-	if (!err)
-		err = infill_image_check(s->image);
-	if (err && err != -EAGAIN)
-		session_fail(s, err);
-	return err;
-}
-
 static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
 	uint64_t page = w->page, count = run_for(s, r, page), done;
-	char *hot = pool_buffer(s->thread);
+	char *hot = pool_buffer(s->thread, count * r->page_size);
 	int err;
 
 	if (s->cache) {
@@ -213,8 +188,8 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 		if (err != -ENOENT)
 			return err;
 	}
-	if (r->page_size > SMALL_PAGE)
-		return serve_huge(s, r, w);
+	if (!hot)
+		return zero_or_read(s, r, w);
 	err = image_read_now(s->image, pagemap_offset(r, page), hot, count * r->page_size);
 	if (err && count > 1) {
 		count = 1;
@@ -223,7 +198,7 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 	switch (err) {
 	case 0:
 		stats_add(&s->pm.stats->read_bytes, count * r->page_size);
-		return fill_data(s, r, page, count, hot, false, WHY_DEMAND, &done);
+		return fill_data(s, r, page, count, hot, WHY_DEMAND, &done);
 	case -EAGAIN:
 		return zero_or_read(s, r, w);
 	case -ESTALE:
@@ -394,7 +369,7 @@ static void install_read(struct infill_session *s, struct chunk *c)
 				serve_one(s, w);
 			else
 				fill_data(s, r, page, 1, c->data + (page - c->run.page) * r->page_size,
-					  false, WHY_DEMAND, &done);
+					  WHY_DEMAND, &done);
 		}
 		i = entry_after(s, i, page);
 	}
@@ -425,7 +400,7 @@ static void read_failed(struct infill_session *s, struct chunk *c)
 void demand_read_done(struct infill_session *s, struct chunk *c)
 {
 	s->demand_reading--;
-	if (c->read.result == -ESTALE) {
+	if (c->read.result == -ESTALE && !s->resident) {
 		session_fail(s, err_set(-ESTALE, "%s: changed while it was served",
 					image_name(s->image)));
 	} else if (c->read.result) {

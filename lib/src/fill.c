@@ -177,8 +177,6 @@ static int stop(struct infill_session *s, int err)
 		s->retries++;
 		stats_add(&s->pm.stats->retries, 1);
 		return err;
-	case -EFAULT:
-		return err;
 	case -ESRCH:
 		session_end(s);
 		return err;
@@ -263,8 +261,6 @@ static int put_data(struct infill_session *s, const struct pagemap_region *r, ui
 		return put(s, r, page, count, data, HOW_COPY, why, settled);
 	*settled = 0;
 	err = cache_put(s->cache, pagemap_offset(r, page), data, count * r->page_size);
-	if (err == -EFAULT)
-		return err;
 	if (err) {
 		session_fail(s, err);
 		return err;
@@ -272,19 +268,14 @@ static int put_data(struct infill_session *s, const struct pagemap_region *r, ui
 	return put(s, r, page, count, NULL, HOW_CONTINUE, why, settled);
 }
 
-/* Which of the pages are zero; 0 or -EFAULT. */
-static int find_zeros(const struct pagemap_region *r, uint64_t count, const char *data, bool mapped,
-		      bool *zero)
+static void find_zeros(const struct pagemap_region *r, uint64_t count, const char *data, bool *zero)
 {
-	if (mapped)
-		return image_zero_map(data, r->page_size, count, zero) ? -EFAULT : 0;
 	for (uint64_t i = 0; i < count; i++)
 		zero[i] = image_is_zero(data + i * r->page_size, r->page_size);
-	return 0;
 }
 
 int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-	      uint64_t count, const void *data, bool mapped, enum why why, uint64_t *done)
+	      uint64_t count, const void *data, enum why why, uint64_t *done)
 {
 	bool zero[SLICE_MAX / SMALL_PAGE];
 	int err = 0;
@@ -294,7 +285,7 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 		const char *from = (const char *)data + *done * r->page_size;
 
 		left = left < SLICE_MAX / SMALL_PAGE ? left : SLICE_MAX / SMALL_PAGE;
-		err = find_zeros(r, left, from, mapped, zero);
+		find_zeros(r, left, from, zero);
 		for (uint64_t i = 0; !err && i < left; i += n) {
 			n = pagemap_run(&s->pm, page + *done, left - i, PAGE_MISSING);
 			if (!n) { /* filled meanwhile */

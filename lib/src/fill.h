@@ -6,7 +6,6 @@
  * All return 0, or
  *   -EAGAIN  installs have to wait for an event to be read (the pages that
  *            are left stay missing); session->retries counts how often
- *   -EFAULT  the source, a mapping of the image, cannot be read any more
  * Every other failure ends the session here and returns its error.
  */
 #ifndef INFILL_FILL_H
@@ -18,12 +17,11 @@
 
 /*
  * Install those of COUNT pages from PAGE on that are missing; DATA is their
- * content, MAPPED says that it is image_map()'s.  Zero pages are not copied,
- * and if nobody touched them (WHY_REST) not even installed.  *DONE: pages
- * that are settled, from the first on.
+ * content.  Zero pages are not copied, and if nobody touched them (WHY_REST)
+ * not even installed.  *DONE: pages that are settled, from the first on.
  */
 int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-	      uint64_t count, const void *data, bool mapped, enum why why, uint64_t *done);
+	      uint64_t count, const void *data, enum why why, uint64_t *done);
 
 /* Map pages that the cache has. */
 int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,

@@ -19,7 +19,6 @@
 #include "image.h"
 #include "image_ops.h"
 #include "options.h"
-#include "sigbus.h"
 
 /* open(2) must not wait for a FIFO's writer, but reads by io_uring need the flag gone. */
 static int open_plain(const char *path)
@@ -44,11 +43,8 @@ static int open_options(struct infill_image_options *to,
 
 	if (code)
 		return code;
-	if (to->flags & ~INFILL_IMAGE_MAP)
+	if (to->flags)
 		return err_set(-EINVAL, "infill_image_options: flags 0x%x: not known", to->flags);
-	if (to->flags & INFILL_IMAGE_MAP && !sigbus_installed())
-		return err_set(-ENOTCONN, "INFILL_IMAGE_MAP: needs a SIGBUS handler: "
-					  "call infill_sigbus_install() first");
 	return 0;
 }
 
@@ -65,7 +61,7 @@ int infill_image_open(struct infill_image **image, const char *path,
 	fd = open_plain(path);
 	if (fd < 0)
 		return fd;
-	return raw_open(image, fd, path, o.flags);
+	return raw_open(image, fd, path);
 }
 
 /* What a descriptor of the caller's must and must not be. */
@@ -100,7 +96,7 @@ int infill_image_open_fd(struct infill_image **image, int fd, const char *name,
 	own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (own < 0)
 		return err_set(-errno, "%s: cannot duplicate the file descriptor: %m", name);
-	return raw_open(image, own, name, o.flags);
+	return raw_open(image, own, name);
 }
 
 uint64_t infill_image_bytes(const struct infill_image *image)
@@ -243,30 +239,4 @@ void image_will_need(struct infill_image *image, uint64_t offset, uint64_t lengt
 {
 	if (image->ops->will_need && in_range(image, offset, length))
 		image->ops->will_need(image, offset, length);
-}
-
-int image_populate(struct infill_image *image, uint64_t offset, size_t length)
-{
-	if (!image->ops->populate || !length || offset % IMAGE_PAGE ||
-	    !in_range(image, offset, length))
-		return -EINVAL;
-	return image->ops->populate(image, offset, length);
-}
-
-const char *image_at(struct infill_image *image, uint64_t offset)
-{
-	return image->ops->at(image, offset);
-}
-
-const void *image_map(struct infill_image *image, uint64_t offset, size_t length)
-{
-	if (image_populate(image, offset, length) || infill_image_check(image))
-		return NULL;
-	return image_at(image, offset);
-}
-
-void image_unmap(struct infill_image *image, uint64_t offset, size_t length)
-{
-	if (image->ops->unmap && length && in_range(image, offset, length))
-		image->ops->unmap(image, offset, length);
 }

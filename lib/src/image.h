@@ -2,12 +2,12 @@
 /*
  * image.h: where page content comes from.  Never writes.
  *
- * An image is read in three ways.  `read_now` gives what is in the page cache
+ * An image is read in two ways.  `read_now` gives what is in the page cache
  * and never waits; `prep`/`end` is one asynchronous read on the caller's
- * io_uring; `map` gives a pointer into a mapping, if the image was opened with
- * INFILL_IMAGE_MAP and the bytes are in memory.  Each verifies, after the
- * bytes were read and before they are used, that the file is the one that was
- * opened: otherwise -ESTALE, and the image stays stale for good.
+ * io_uring.  Each verifies, after the bytes were read and before they are
+ * used, that the file is the one that was opened: otherwise -ESTALE, and the
+ * image stays stale for good.  It is not mapped: what is copied from a mapping
+ * to the guest cannot be verified before the guest sees it.
  *
  * A packed or remote image is another set of image_ops: all offsets are of
  * the unpacked memory, and `fd` based shortcuts stay inside image.c.
@@ -58,33 +58,8 @@ void image_will_need(struct infill_image *image, uint64_t offset, uint64_t lengt
  */
 bool image_hole(struct infill_image *image, uint64_t offset, uint64_t *end);
 
-/*
- * A pointer to [offset, offset + length) in a mapping that is populated, or
- * NULL: not mapped, not in memory, or unreadable (then read it).  Verified
- * as fresh.  Looking at the bytes can raise SIGBUS if the file shrinks: only
- * image_zero_map() and system calls may do so.
- */
-const void *image_map(struct infill_image *image, uint64_t offset, size_t length);
-
-/*
- * The parts of image_map(), for who has somebody else fill the page tables:
- * 0 if all of the range is mapped and in memory, and now in the page tables,
- * else -errno; and where it is then.  Freshness is the caller's to check.
- */
-int image_populate(struct infill_image *image, uint64_t offset, size_t length);
-const char *image_at(struct infill_image *image, uint64_t offset);
-
-/* Let go of the page tables behind a range that image_map() gave, to keep the RSS small. */
-void image_unmap(struct infill_image *image, uint64_t offset, size_t length);
-
 /* Is all of BUFFER (LENGTH a multiple of 64, 8-byte aligned) zero? */
 bool image_is_zero(const void *buffer, size_t length);
-
-/*
- * For a pointer from image_map(): set zero[i] for each PAGE-sized page of the
- * COUNT pages, guarded against SIGBUS.  0, or -EIO.
- */
-int image_zero_map(const void *mapped, size_t page, size_t count, bool *zero);
 
 const char *image_name(const struct infill_image *image);
 

@@ -30,10 +30,6 @@ struct image_ops {
 	void (*will_need)(struct infill_image *image, uint64_t offset, uint64_t length);
 	/* As image_hole(); offset is inside the image. */
 	bool (*hole)(struct infill_image *image, uint64_t offset, uint64_t *end);
-	/* As image_at() and image_populate(); NULL: this kind has no mapping. */
-	const char *(*at)(struct infill_image *image, uint64_t offset);
-	int (*populate)(struct infill_image *image, uint64_t offset, size_t length);
-	void (*unmap)(struct infill_image *image, uint64_t offset, size_t length);
 	/* 0; -ESTALE: the source is another one now; else it cannot be told. */
 	int (*fresh)(struct infill_image *image);
 	/* Free IMAGE and what it holds, but not its name. */
@@ -51,8 +47,8 @@ struct infill_image {
 
 /*
  * Make an image of the open regular file FD, which it takes over even when it
- * fails.  NAME is for messages only; flags are INFILL_IMAGE_*.
+ * fails.  NAME is for messages only.
  */
-int raw_open(struct infill_image **image, int fd, const char *name, uint32_t flags);
+int raw_open(struct infill_image **image, int fd, const char *name);
 
 #endif

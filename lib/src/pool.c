@@ -45,7 +45,8 @@ struct pool_thread {
 	int epoll;
 	int wake; /* eventfd: a command is there */
 	struct reader *reader;
-	char *buffer;
+	char *buffer; /* SLICE_MAX bytes */
+	char *huge;   /* HUGE_PAGE bytes; NULL: not needed yet */
 	void *kept[KEPT]; /* buffers of HUGE_PAGE bytes */
 	unsigned kept_count;
 	struct infill_session *sessions, *turn;
@@ -67,9 +68,13 @@ struct reader *pool_reader(struct pool_thread *t)
 	return t->reader;
 }
 
-char *pool_buffer(struct pool_thread *t)
+char *pool_buffer(struct pool_thread *t, size_t length)
 {
-	return t->buffer;
+	if (length <= SLICE_MAX)
+		return t->buffer;
+	if (!t->huge)
+		t->huge = aligned_alloc(HUGE_PAGE, HUGE_PAGE);
+	return t->huge;
 }
 
 void *pool_take_buffer(struct pool_thread *t, size_t length)
@@ -347,6 +352,7 @@ static void thread_free(struct pool_thread *t)
 	while (t->kept_count)
 		free(t->kept[--t->kept_count]);
 	free(t->buffer);
+	free(t->huge);
 	if (t->wake >= 0)
 		close(t->wake);
 	if (t->epoll >= 0)

@@ -17,9 +17,13 @@ int pool_add(struct infill_pool *pool, struct infill_session *s);
 /* Take it back: returns when the thread has let go of it. */
 void pool_remove(struct infill_session *s);
 
-/* For the session's thread: its reader, and a buffer of SLICE_MAX bytes for one install. */
+/*
+ * For the session's thread: its reader, and a buffer for what is read and
+ * installed at once, page aligned, for up to SLICE_MAX bytes or a huge page.
+ * NULL: no memory (never for SLICE_MAX).
+ */
 struct reader *pool_reader(struct pool_thread *t);
-char *pool_buffer(struct pool_thread *t);
+char *pool_buffer(struct pool_thread *t, size_t length);
 
 /*
  * Buffers for reads, page aligned.  Those for huge pages are kept for the

@@ -6,7 +6,6 @@
 #include "image.h"
 #include "queue.h"
 #include "session.h"
-#include "window.h"
 
 #define SPAN_BYTES (256u << 10) /* runs of the trace that are read together: all of them ... */
 #define GAP_BYTES (16u << 10)   /* ... and what may lie between two */
@@ -24,22 +23,11 @@ static bool wants_rest(const struct infill_session *s)
 	       s->queue.rest < s->pm.header->pages;
 }
 
-/* Pages from PAGE on up to the end of its window of the image; one at least. */
-static uint64_t pages_in_window(const struct pagemap_region *r, uint64_t page)
+/* At most MAX_BYTES of COUNT pages, but one at least. */
+static uint64_t limit(const struct pagemap_region *r, uint64_t count, uint64_t max_bytes)
 {
-	uint64_t left = WINDOW_BYTES - pagemap_offset(r, page) % WINDOW_BYTES;
+	uint64_t most = max_bytes / r->page_size ? max_bytes / r->page_size : 1;
 
-	return left / r->page_size ? left / r->page_size : 1;
-}
-
-/* At most MAX_BYTES of COUNT pages from PAGE on, in one window. */
-static uint64_t limit(const struct pagemap_region *r, uint64_t page, uint64_t count,
-		      uint64_t max_bytes)
-{
-	uint64_t most = pages_in_window(r, page);
-
-	if (max_bytes / r->page_size < most)
-		most = max_bytes / r->page_size ? max_bytes / r->page_size : 1;
 	return count < most ? count : most;
 }
 
@@ -61,7 +49,7 @@ static void pages_of(const struct infill_session *s, const struct pagemap_region
 static void join_close_runs(struct infill_session *s, struct queue_run *out)
 {
 	const struct pagemap_region *r = out->region;
-	uint64_t most = limit(r, out->page, r->pages, SPAN_BYTES);
+	uint64_t most = limit(r, r->pages, SPAN_BYTES);
 
 	for (; out->to < s->trace.count; out->to++) {
 		uint64_t offset = s->trace.run[out->to].offset, first, end;
@@ -93,7 +81,7 @@ static bool trace_run(struct infill_session *s, uint64_t max_bytes, struct queue
 	pages_of(s, r, q->run, &first, &end);
 	*out = (struct queue_run){ .region = r, .trace = true, .from = q->run, .to = q->run + 1 };
 	out->page = pagemap_next(&s->pm, page, end, PAGE_MISSING);
-	out->count = out->page < end ? limit(r, out->page, end - out->page, max_bytes) : 0;
+	out->count = out->page < end ? limit(r, end - out->page, max_bytes) : 0;
 	q->run_done = pagemap_offset(r, out->page + out->count) - run->offset;
 	if (!out->count)
 		return false;
@@ -186,7 +174,7 @@ static bool next_of_rest(struct infill_session *s, uint64_t max_bytes, struct qu
 	*out = (struct queue_run){ .region = r, .page = page, .count = max };
 	cut_at_extent(s, out);
 	if (!out->hole)
-		out->count = limit(r, page, out->count, max_bytes);
+		out->count = limit(r, out->count, max_bytes);
 	out->count = pagemap_run(&s->pm, page, out->count, PAGE_MISSING);
 	q->rest = page + out->count;
 	return true;

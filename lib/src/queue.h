@@ -41,8 +41,8 @@ struct queue_run {
 
 /*
  * Take the next run: at most MAX_BYTES (one page at least; holes may be
- * longer), in one window of the image, its first page missing.  False: nothing
- * now; ask again after queue_wait().
+ * longer), its first page missing.  False: nothing now; ask again after
+ * queue_wait().
  */
 bool queue_next(struct infill_session *s, uint64_t max_bytes, uint64_t now, struct queue_run *run);
 

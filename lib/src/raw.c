@@ -16,7 +16,6 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -26,19 +25,13 @@
 #include "image.h"
 #include "image_ops.h"
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-
 #define RAW_MAX (1ull << 44) /* bytes: page numbers have 32 bits everywhere */
-#define MINCORE_PAGES 512    /* looked at in one call */
 
 struct raw {
 	struct infill_image image;
 	int fd;
 	dev_t device;
 	int now_flags; /* of preadv2(2) for read_now */
-	char *base;    /* mapping of all of it, or NULL */
 };
 
 static struct raw *raw_of(struct infill_image *image)
@@ -130,61 +123,15 @@ static bool raw_hole(struct infill_image *image, uint64_t offset, uint64_t *end)
 	return false;
 }
 
-/* Are all pages of the range in the page cache?  The kernel says yes to those who may not know. */
-static bool in_memory(char *at, size_t length)
-{
-	unsigned char page[MINCORE_PAGES];
-
-	while (length) {
-		size_t part = length < sizeof(page) * IMAGE_PAGE ? length : sizeof(page) * IMAGE_PAGE;
-		size_t count = (part + IMAGE_PAGE - 1) / IMAGE_PAGE;
-
-		if (mincore(at, part, page))
-			return false;
-		for (size_t i = 0; i < count; i++)
-			if (!(page[i] & 1))
-				return false;
-		at += part;
-		length -= part;
-	}
-	return true;
-}
-
 static void raw_will_need(struct infill_image *image, uint64_t offset, uint64_t length)
 {
 	posix_fadvise(raw_of(image)->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
-}
-
-static const char *raw_at(struct infill_image *image, uint64_t offset)
-{
-	return raw_of(image)->base + offset;
-}
-
-static int raw_populate(struct infill_image *image, uint64_t offset, size_t length)
-{
-	const struct raw *raw = raw_of(image);
-
-	if (!raw->base)
-		return -EOPNOTSUPP;
-	if (!in_memory(raw->base + offset, length))
-		return -EAGAIN;
-	return madvise(raw->base + offset, length, MADV_POPULATE_READ) ? -errno : 0;
-}
-
-static void raw_unmap(struct infill_image *image, uint64_t offset, size_t length)
-{
-	struct raw *raw = raw_of(image);
-
-	if (raw->base)
-		madvise(raw->base + offset, length, MADV_DONTNEED);
 }
 
 static void raw_close(struct infill_image *image)
 {
 	struct raw *raw = raw_of(image);
 
-	if (raw->base)
-		munmap(raw->base, image->bytes);
 	close(raw->fd);
 	free(raw);
 }
@@ -195,9 +142,6 @@ static const struct image_ops raw_ops = {
 	.prep = raw_prep,
 	.hole = raw_hole,
 	.will_need = raw_will_need,
-	.at = raw_at,
-	.populate = raw_populate,
-	.unmap = raw_unmap,
 	.fresh = raw_fresh,
 	.close = raw_close,
 };
@@ -235,23 +179,7 @@ static int now_flags(int fd)
 	return !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC ? 0 : RWF_NOWAIT;
 }
 
-static int raw_base(struct raw *raw)
-{
-	char *base = mmap(NULL, raw->image.bytes, PROT_READ, MAP_SHARED, raw->fd, 0);
-
-	if (base == MAP_FAILED)
-		return err_set(-errno, "%s: cannot map the image: %m", raw->image.name);
-	/* Nothing but this tells whether the kernel (5.14) can: do without a mapping. */
-	if (madvise(base, 0, MADV_POPULATE_READ)) {
-		munmap(base, raw->image.bytes);
-		return 0;
-	}
-	madvise(base, raw->image.bytes, MADV_RANDOM);
-	raw->base = base;
-	return 0;
-}
-
-static int raw_setup(struct raw *raw, const char *name, uint32_t flags)
+static int raw_setup(struct raw *raw, const char *name)
 {
 	struct stat st;
 	int code;
@@ -271,10 +199,10 @@ static int raw_setup(struct raw *raw, const char *name, uint32_t flags)
 	/* What is read ahead is chosen by the queue, which knows what the guest needs. */
 	posix_fadvise(raw->fd, 0, 0, POSIX_FADV_RANDOM);
 	raw->now_flags = now_flags(raw->fd);
-	return flags & INFILL_IMAGE_MAP ? raw_base(raw) : 0;
+	return 0;
 }
 
-int raw_open(struct infill_image **image, int fd, const char *name, uint32_t flags)
+int raw_open(struct infill_image **image, int fd, const char *name)
 {
 	struct raw *raw = calloc(1, sizeof(*raw));
 	int code;
@@ -284,7 +212,7 @@ int raw_open(struct infill_image **image, int fd, const char *name, uint32_t fla
 		return err_set(-ENOMEM, "%s: %m", name);
 	}
 	raw->fd = fd;
-	code = raw_setup(raw, name, flags);
+	code = raw_setup(raw, name);
 	if (code) {
 		free(raw->image.name);
 		close(fd);

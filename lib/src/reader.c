@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -17,7 +16,7 @@
 #include "thread.h"
 
 #define DEPTH 256 /* entries of the ring; more wait in `queued` */
-#define THREADS 4 /* without io_uring; with it, one is enough for page tables */
+#define THREADS 4 /* without io_uring */
 
 struct queue_of_requests {
 	struct reader_request *first, **last;
@@ -59,24 +58,11 @@ static struct reader_request *dequeue(struct queue_of_requests *queue)
 	return q;
 }
 
-static int work_on(struct reader_request *q)
-{
-	if (q->buffer)
-		return image_read(q->image, q->offset, q->buffer, q->length);
-	if (q->drop_length)
-		image_unmap(q->image, q->drop, q->drop_length);
-	return image_populate(q->image, q->offset, q->length);
-}
-
 static void *work_thread(void *arg)
 {
-	const struct sched_param none = { 0 };
 	struct reader *r = arg;
 	const uint64_t one = 1;
 
-	/* Page tables are for what is left: whoever waits for a page goes first. */
-	if (r->ring_works)
-		sched_setscheduler(0, SCHED_IDLE, &none);
 	pthread_mutex_lock(&r->lock);
 	while (!r->stop) {
 		struct reader_request *q = dequeue(&r->given);
@@ -86,7 +72,7 @@ static void *work_thread(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&r->lock);
-		q->result = work_on(q);
+		q->result = image_read(q->image, q->offset, q->buffer, q->length);
 		pthread_mutex_lock(&r->lock);
 		q->next = r->done;
 		r->done = q;
@@ -97,12 +83,12 @@ static void *work_thread(void *arg)
 	return NULL;
 }
 
-/* Have COUNT threads at least.  0 or -errno; none is an error, fewer are not. */
-static int start_threads(struct reader *r, unsigned count)
+/* 0 or -errno; none is an error, fewer than THREADS are not. */
+static int start_threads(struct reader *r)
 {
 	int err = 0;
 
-	while (r->threads < count && !err) {
+	while (r->threads < THREADS && !err) {
 		err = thread_new(&r->thread[r->threads], work_thread, r);
 		r->threads += !err;
 	}
@@ -137,7 +123,7 @@ int reader_new(struct reader **reader)
 	else
 		r->ring_works = start_ring(r);
 	if (!err && !r->ring_works)
-		err = start_threads(r, THREADS);
+		err = start_threads(r);
 	if (err) {
 		reader_free(r);
 		return err;
@@ -153,24 +139,16 @@ int reader_fd(const struct reader *r)
 
 static void give_to_threads(struct reader *r, struct reader_request *q)
 {
-	bool able = !start_threads(r, 1);
-
 	pthread_mutex_lock(&r->lock);
-	if (able) {
-		enqueue(&r->given, q);
-		pthread_cond_signal(&r->work);
-	} else { /* page tables are not worth an error: the caller reads instead */
-		q->result = -EAGAIN;
-		q->next = r->done;
-		r->done = q;
-	}
+	enqueue(&r->given, q);
+	pthread_cond_signal(&r->work);
 	pthread_mutex_unlock(&r->lock);
 }
 
 void reader_submit(struct reader *r, struct reader_request *q)
 {
 	r->busy++;
-	if (r->ring_works && q->buffer)
+	if (r->ring_works)
 		enqueue(&r->queued, q);
 	else
 		give_to_threads(r, q);

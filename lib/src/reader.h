@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * reader.h: reads of an image that nobody waits for, many at once; and page
- * tables of its mapping that are filled beside the thread that uses them.
+ * reader.h: reads of an image that nobody waits for, many at once.
  *
  * Where io_uring is permitted each read is one of its operations; where it is
  * not (a container's seccomp profile, kernel.io_uring_disabled) a few threads
- * read instead.  Page tables are always filled by a thread.  The caller sees
- * no difference.
+ * read instead.  The caller sees no difference.
  *
  * One thread uses a reader.  A request and its buffer belong to the reader
  * from reader_submit() until reader_reap() returns it.
@@ -27,10 +25,8 @@ struct reader_request {
 	struct infill_image *image;
 	uint64_t offset;
 	size_t length;
-	void *buffer;       /* NULL: image_populate() the range, after ... */
-	uint64_t drop;      /* ... image_unmap() of this one, */
-	size_t drop_length; /* if it is not empty */
-	int result;         /* on return: 0, or -errno as of image_end() or image_populate() */
+	void *buffer;
+	int result; /* on return: 0, or -errno as of image_end() */
 	struct reader_request *next; /* the reader's */
 };
 

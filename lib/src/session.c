@@ -101,7 +101,6 @@ void session_check_resident(struct infill_session *s)
 	if (s->pm.missing || s->resident || s->over)
 		return;
 	s->resident = true;
-	window_drop_all(&s->windows, s->image);
 	make_independent(s);
 	if (stats_mark(&s->pm.stats->resident_ns, stats_now()))
 		timeline_mark(s->timeline, stats_now(), "resident");

@@ -30,7 +30,6 @@
 #include "reader.h"
 #include "timeline.h"
 #include "trace.h"
-#include "window.h"
 
 #define SMALL_PAGE 4096u
 #define HUGE_PAGE (2u << 20)
@@ -74,8 +73,7 @@ struct chunk {
 	struct queue_run run; /* the pages */
 	uint64_t done;        /* of them */
 	enum why why;
-	const char *data; /* content of the first page; NULL while it is read */
-	bool mapped;      /* data is window_map()'s; else `read.buffer` */
+	const char *data; /* content of the first page, in `read.buffer`; NULL: not read */
 	bool cached;      /* the cache has the content: data is not needed */
 };
 
@@ -119,7 +117,6 @@ struct infill_session {
 	pthread_t save_thread;
 	struct chunk *ready, **ready_tail; /* ahead of demand, content is here */
 	uint64_t ahead_bytes;              /* ahead of demand, under way or ready */
-	struct windows windows;            /* of the image */
 	unsigned trace_reading;            /* chunks of the trace under way */
 	bool trace_told;                   /* that all of it is in */
 };

@@ -9,8 +9,8 @@
 
 /*
  * Start a thread that leaves signals to the program's own threads, but for
- * those that its own instructions raise: SIGBUS on a mapped image has to reach
- * the handler of sigbus.c, and blocked it would end the process.  0 or -errno.
+ * those that its own instructions raise: a handler of the program's may want
+ * to say where.  0 or -errno.
  */
 int thread_new(pthread_t *thread, void *(*run)(void *), void *arg);
 

@@ -54,10 +54,9 @@ static bool same_identity(const struct infill_identity *a, const struct infill_i
  */
 static int open_image(struct vmset *set)
 {
-	struct infill_image_options options = { .size = sizeof(options), .flags = INFILL_IMAGE_MAP };
 	const struct server *server = set->server;
 	struct infill_identity now;
-	int rc = infill_image_open_fd(&set->image, server->image_fd, server->options.image, &options);
+	int rc = infill_image_open_fd(&set->image, server->image_fd, server->options.image, NULL);
 
 	if (rc)
 		return rc;
@@ -90,9 +89,7 @@ int vmset_init(struct vmset *set, const struct server *server, const struct vmse
 	set->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (set->wake < 0)
 		return err_set(-errno, "worker: eventfd: %m");
-	rc = infill_sigbus_install();
-	if (!rc)
-		rc = infill_pool_new(&set->pool, &pool);
+	rc = infill_pool_new(&set->pool, &pool);
 	if (rc)
 		return rc;
 	rc = open_image(set);

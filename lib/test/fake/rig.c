@@ -78,36 +78,18 @@ unsigned rig_events_count(struct rig_events *events, uint32_t kind)
 
 /* ---- the rig ---- */
 
-/* The library installs its handler once; cmocka takes it away after each test. */
-static void sigbus_install(void)
-{
-	static struct sigaction installed;
-
-	assert_int_equal(infill_sigbus_install(), 0);
-	if (installed.sa_sigaction)
-		sigaction(SIGBUS, &installed, NULL);
-	else
-		sigaction(SIGBUS, NULL, &installed);
-}
-
 static void image_prepare(struct rig *rig)
 {
-	struct infill_image_options options = {
-		.size = sizeof(options),
-		.flags = rig->map ? INFILL_IMAGE_MAP : 0,
-	};
 	int err;
 
 	if (!rig->image.bytes)
 		rig->image.bytes = 8u << 20;
 	if (!rig->image_made && rig->source_fd <= 0)
 		fakeimage_make(&rig->image);
-	if (rig->map)
-		sigbus_install();
 	if (rig->source_fd > 0)
-		err = infill_image_open_fd(&rig->source, rig->source_fd, "image-by-fd", &options);
+		err = infill_image_open_fd(&rig->source, rig->source_fd, "image-by-fd", NULL);
 	else
-		err = infill_image_open(&rig->source, rig->image.path, &options);
+		err = infill_image_open(&rig->source, rig->image.path, NULL);
 	if (err)
 		fail_msg("image: %s", infill_error());
 }

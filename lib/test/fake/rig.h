@@ -52,7 +52,6 @@ struct rig {
 	struct fakeimage image;     /* the fields but `path`; bytes 0: 8 MiB */
 	bool image_made;            /* `image` is made already and not this rig's */
 	int source_fd;              /* > 0: the image is this file */
-	bool map;                   /* open it with INFILL_IMAGE_MAP */
 	bool adopt;                 /* the VMM makes the userfaultfd, as another process would */
 	bool minor;                 /* private mapping of a cache */
 	enum infill_backing backing;

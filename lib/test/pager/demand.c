@@ -19,7 +19,7 @@ struct row {
 	enum fakevmm_pattern pattern;
 	unsigned threads;
 	unsigned write_every;
-	bool map, adopt, cold;
+	bool adopt, cold;
 };
 
 static const struct row rows[] = {
@@ -32,11 +32,8 @@ static const struct row rows[] = {
 	{ .name = "anon, sequential, 4 threads, 4 regions", .threads = 4, .regions = 4 },
 	{ .name = "anon, random, 7 regions, adopted", .pattern = FAKEVMM_RANDOM, .regions = 7,
 	  .adopt = true },
-	{ .name = "anon, random, 4 threads, mapped image", .pattern = FAKEVMM_RANDOM, .threads = 4,
-	  .map = true },
 	{ .name = "anon, random, 4 threads, cold image", .pattern = FAKEVMM_RANDOM, .threads = 4,
 	  .cold = true },
-	{ .name = "anon, sequential, cold mapped image", .map = true, .cold = true },
 	{ .name = "shmem, sequential", .backing = INFILL_BACKING_SHMEM },
 	{ .name = "shmem, random, 4 threads, writes", .backing = INFILL_BACKING_SHMEM,
 	  .pattern = FAKEVMM_RANDOM, .threads = 4, .write_every = 3 },
@@ -45,9 +42,9 @@ static const struct row rows[] = {
 	{ .name = "hugetlb, sequential", .backing = INFILL_BACKING_HUGETLB, .page_size = FAKE_HUGE },
 	{ .name = "hugetlb, random, 4 threads, writes", .backing = INFILL_BACKING_HUGETLB,
 	  .page_size = FAKE_HUGE, .pattern = FAKEVMM_RANDOM, .threads = 4, .write_every = 3 },
-	{ .name = "hugetlb, random, 2 regions, adopted, mapped image",
+	{ .name = "hugetlb, random, 2 regions, adopted",
 	  .backing = INFILL_BACKING_HUGETLB, .page_size = FAKE_HUGE, .pattern = FAKEVMM_RANDOM,
-	  .regions = 2, .adopt = true, .map = true },
+	  .regions = 2, .adopt = true },
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -61,7 +58,6 @@ static struct rig rig_of_row(const struct row *row)
 		.backing = row->backing,
 		.page_size = row->page_size,
 		.regions = row->regions,
-		.map = row->map,
 		.adopt = row->adopt,
 		.session_options = { .fill = INFILL_FILL_NONE },
 	};

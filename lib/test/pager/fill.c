@@ -47,19 +47,17 @@ struct row {
 	enum infill_backing backing;
 	uint64_t page_size;
 	unsigned regions;
-	bool map, adopt, cold;
+	bool adopt, cold;
 };
 
 static const struct row rows[] = {
 	{ .name = "all, anon" },
 	{ .name = "all, anon, 5 regions, adopted", .regions = 5, .adopt = true },
-	{ .name = "all, anon, mapped image", .map = true },
 	{ .name = "all, anon, cold image", .cold = true },
-	{ .name = "all, anon, cold mapped image", .cold = true, .map = true },
 	{ .name = "all, shmem", .backing = INFILL_BACKING_SHMEM },
 	{ .name = "all, hugetlb", .backing = INFILL_BACKING_HUGETLB, .page_size = FAKE_HUGE },
-	{ .name = "all, hugetlb, mapped image", .backing = INFILL_BACKING_HUGETLB,
-	  .page_size = FAKE_HUGE, .map = true },
+	{ .name = "all, hugetlb, cold image", .backing = INFILL_BACKING_HUGETLB,
+	  .page_size = FAKE_HUGE, .cold = true },
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -71,7 +69,6 @@ static struct rig rig_of_row(const struct row *row)
 		.backing = row->backing,
 		.page_size = row->page_size,
 		.regions = row->regions,
-		.map = row->map,
 		.adopt = row->adopt,
 	};
 
@@ -204,8 +201,7 @@ static void stop_in_the_middle_leaves_whole_pages(void **state)
 	(void)state;
 	fakeimage_make(&image);
 	for (unsigned round = 0; round < 20; round++) {
-		struct rig rig = { .image = image, .image_made = true, .adopt = true,
-				   .map = round % 2 };
+		struct rig rig = { .image = image, .image_made = true, .adopt = true };
 		uint64_t present;
 
 		assert_int_equal(rig_start(&rig), 0);

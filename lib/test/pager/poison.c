@@ -22,15 +22,14 @@ struct row {
 	const char *name;
 	enum infill_backing backing;
 	uint64_t page_size;
-	bool minor, map;
+	bool minor;
 };
 
 static const struct row rows[] = {
-	{ "anon", 0, 0, false, false },
-	{ "anon, mapped image", 0, 0, false, true },
-	{ "shmem", INFILL_BACKING_SHMEM, 0, false, false },
-	{ "hugetlb", INFILL_BACKING_HUGETLB, FAKE_HUGE, false, false },
-	{ "clone", 0, 0, true, false },
+	{ "anon", 0, 0, false },
+	{ "shmem", INFILL_BACKING_SHMEM, 0, false },
+	{ "hugetlb", INFILL_BACKING_HUGETLB, FAKE_HUGE, false },
+	{ "clone", 0, 0, true },
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -44,7 +43,6 @@ static void rig_on_fuse(struct rig *rig, struct fakefuse *fuse, const struct row
 	rig->backing = row->backing;
 	rig->page_size = row->page_size;
 	rig->minor = row->minor;
-	rig->map = row->map;
 	err = fakefuse_start(fuse, &rig->image);
 	if (err)
 		rig_skip("no FUSE here: neither /dev/fuse nor the right to mount");

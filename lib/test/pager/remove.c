@@ -17,27 +17,24 @@ struct row {
 	enum infill_backing backing;
 	uint64_t page_size;
 	uint32_t fill;
-	bool minor, map, adopt;
+	bool minor, adopt;
 	unsigned remove_pages, remove_pause_us, write_every;
 };
 
 static const struct row rows[] = {
-	{ "anon, fill none", 0, 0, INFILL_FILL_NONE, false, false, false, 0, 0, 5 },
-	{ "anon, fill all", 0, 0, INFILL_FILL_ALL, false, false, false, 0, 0, 5 },
-	{ "anon, fill all, single pages, adopted", 0, 0, INFILL_FILL_ALL, false, false, true, 1, 0,
-	  0 },
-	{ "anon, fill all, mapped image, long ranges", 0, 0, INFILL_FILL_ALL, false, true, false,
-	  900, 300, 5 },
-	{ "anon, fill none, slow balloon", 0, 0, INFILL_FILL_NONE, false, false, true, 32, 2000, 0 },
-	{ "shmem, fill none", INFILL_BACKING_SHMEM, 0, INFILL_FILL_NONE, false, false, false, 0, 0,
-	  5 },
-	{ "shmem, fill all", INFILL_BACKING_SHMEM, 0, INFILL_FILL_ALL, false, false, true, 0, 0, 5 },
-	{ "hugetlb, fill none", INFILL_BACKING_HUGETLB, FAKE_HUGE, INFILL_FILL_NONE, false, false,
-	  false, 2, 500, 5 },
-	{ "hugetlb, fill all", INFILL_BACKING_HUGETLB, FAKE_HUGE, INFILL_FILL_ALL, false, false,
-	  true, 2, 500, 5 },
-	{ "clone, fill none", 0, 0, INFILL_FILL_NONE, true, false, true, 0, 0, 5 },
-	{ "clone, fill all", 0, 0, INFILL_FILL_ALL, true, false, true, 0, 0, 5 },
+	{ "anon, fill none", 0, 0, INFILL_FILL_NONE, false, false, 0, 0, 5 },
+	{ "anon, fill all", 0, 0, INFILL_FILL_ALL, false, false, 0, 0, 5 },
+	{ "anon, fill all, single pages, adopted", 0, 0, INFILL_FILL_ALL, false, true, 1, 0, 0 },
+	{ "anon, fill all, long ranges", 0, 0, INFILL_FILL_ALL, false, false, 900, 300, 5 },
+	{ "anon, fill none, slow balloon", 0, 0, INFILL_FILL_NONE, false, true, 32, 2000, 0 },
+	{ "shmem, fill none", INFILL_BACKING_SHMEM, 0, INFILL_FILL_NONE, false, false, 0, 0, 5 },
+	{ "shmem, fill all", INFILL_BACKING_SHMEM, 0, INFILL_FILL_ALL, false, true, 0, 0, 5 },
+	{ "hugetlb, fill none", INFILL_BACKING_HUGETLB, FAKE_HUGE, INFILL_FILL_NONE, false, false, 2,
+	  500, 5 },
+	{ "hugetlb, fill all", INFILL_BACKING_HUGETLB, FAKE_HUGE, INFILL_FILL_ALL, false, true, 2,
+	  500, 5 },
+	{ "clone, fill none", 0, 0, INFILL_FILL_NONE, true, true, 0, 0, 5 },
+	{ "clone, fill all", 0, 0, INFILL_FILL_ALL, true, true, 0, 0, 5 },
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -51,7 +48,6 @@ static struct rig rig_of_row(const struct row *row)
 		.backing = row->backing,
 		.page_size = row->page_size,
 		.minor = row->minor,
-		.map = row->map,
 		.adopt = row->adopt,
 		.session_options = { .fill = row->fill },
 	};

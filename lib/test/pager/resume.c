@@ -37,20 +37,19 @@ struct row {
 	const char *name;
 	enum infill_backing backing;
 	uint64_t page_size;
-	bool minor, map;
+	bool minor;
 	uint32_t fill;
 	uint64_t rate;
 	unsigned cycles;
 };
 
 static const struct row rows[] = {
-	{ "anon, fill none, 1000 times", 0, 0, false, false, INFILL_FILL_NONE, 0, 1000 },
-	{ "anon, fill all, slow", 0, 0, false, true, INFILL_FILL_ALL, 2u << 20, 300 },
-	{ "shmem, fill none", INFILL_BACKING_SHMEM, 0, false, false, INFILL_FILL_NONE, 0, 200 },
-	{ "hugetlb, fill none", INFILL_BACKING_HUGETLB, FAKE_HUGE, false, false, INFILL_FILL_NONE,
-	  0, 200 },
-	{ "clone, fill none", 0, 0, true, false, INFILL_FILL_NONE, 0, 200 },
-	{ "clone, fill all, slow", 0, 0, true, false, INFILL_FILL_ALL, 2u << 20, 200 },
+	{ "anon, fill none, 1000 times", 0, 0, false, INFILL_FILL_NONE, 0, 1000 },
+	{ "anon, fill all, slow", 0, 0, false, INFILL_FILL_ALL, 2u << 20, 300 },
+	{ "shmem, fill none", INFILL_BACKING_SHMEM, 0, false, INFILL_FILL_NONE, 0, 200 },
+	{ "hugetlb, fill none", INFILL_BACKING_HUGETLB, FAKE_HUGE, false, INFILL_FILL_NONE, 0, 200 },
+	{ "clone, fill none", 0, 0, true, INFILL_FILL_NONE, 0, 200 },
+	{ "clone, fill all, slow", 0, 0, true, INFILL_FILL_ALL, 2u << 20, 200 },
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -66,7 +65,6 @@ static void stop_and_resume_cost_nothing(void **state)
 		.backing = row->backing,
 		.page_size = row->page_size,
 		.minor = row->minor,
-		.map = row->map,
 		.session_options = { .fill = row->fill, .rate = row->rate },
 	};
 	struct fakevmm_load load = { .pattern = FAKEVMM_RANDOM, .threads = 2, .write_every = 7,
@@ -199,6 +197,58 @@ static void recording_outlives_a_resume(void **state)
 	fakeimage_remove(&rig.image);
 }
 
+static unsigned count_lines(const char *path, const char *end)
+{
+	FILE *file = fopen(path, "re");
+	unsigned count = 0;
+	char line[200];
+
+	assert_non_null(file);
+	while (fgets(line, sizeof(line), file))
+		count += strstr(line, end) != NULL;
+	fclose(file);
+	return count;
+}
+
+/* What came about once is said once in the timeline, whichever process is asked. */
+static void timeline_says_once_that_the_trace_is_in(void **state)
+{
+	char path[200], timeline[200];
+	struct rig recorder = { .session_options = { .fill = INFILL_FILL_NONE, .record = path } };
+	struct rig rig = { .adopt = true, .image_made = true,
+			   .session_options = { .trace = path } };
+	uint64_t done;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/once-trace", fake_dir());
+	snprintf(timeline, sizeof(timeline), "%s/once-timeline", fake_dir());
+	recorder.image = (struct fakeimage){ .bytes = 8u << 20, .seed = 93 };
+	fakeimage_make(&recorder.image);
+	recorder.image_made = true;
+	rig.image = recorder.image;
+	assert_int_equal(rig_start(&recorder), 0);
+	rig_assert_load(recorder.vmm, fakevmm_touch(recorder.vmm, 100, 30));
+	rig_stop(&recorder);
+	rig.session_options.timeline_fd =
+		open(timeline, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
+	assert_true(rig.session_options.timeline_fd > 0);
+	assert_int_equal(rig_start(&rig), 0);
+	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_TRACE, 20000), 0);
+	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 20000), 0);
+	done = rig_counters(&rig).trace_done_ns;
+	for (unsigned i = 0; i < 3; i++) {
+		cycle(&rig);
+		assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_TRACE, 20000), 0);
+	}
+	assert_int_equal(rig_counters(&rig).trace_done_ns, done);
+	close(rig.session_options.timeline_fd);
+	rig_stop(&rig);
+	assert_int_equal(count_lines(timeline, " - - trace-done\n"), 1);
+	assert_int_equal(count_lines(timeline, " - - resident\n"), 1);
+	assert_int_equal(count_lines(timeline, " - - resumed\n"), 3);
+	fakeimage_remove(&rig.image);
+}
+
 /* The state file can be the caller's own, made before there is a session. */
 static void callers_state_file_is_begun_and_resumed(void **state)
 {
@@ -236,6 +286,7 @@ int main(void)
 		cmocka_unit_test(what_happened_between_is_served),
 		cmocka_unit_test(resident_session_can_be_resumed),
 		cmocka_unit_test(recording_outlives_a_resume),
+		cmocka_unit_test(timeline_says_once_that_the_trace_is_in),
 		cmocka_unit_test(callers_state_file_is_begun_and_resumed),
 	};
 

@@ -11,21 +11,15 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <liburing.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
-#include <sys/wait.h>
 
 #include "image.h"
 #include "infill.h"
 #include "scratch.h"
-#include "sigbus.h"
 
 #define PAGE 4096u
 #define PAGES 16u
-
-static const struct infill_image_options mapped = { .size = sizeof(mapped),
-						     .flags = INFILL_IMAGE_MAP };
 
 static unsigned char expected(uint64_t offset)
 {
@@ -46,11 +40,11 @@ static const char *make(const char *name)
 	return path;
 }
 
-static struct infill_image *open_image(const char *path, const struct infill_image_options *options)
+static struct infill_image *open_image(const char *path)
 {
 	struct infill_image *image;
 
-	if (infill_image_open(&image, path, options))
+	if (infill_image_open(&image, path, NULL))
 		fail_msg("%s", infill_error());
 	return image;
 }
@@ -202,7 +196,7 @@ static void open_fd_keeps_its_own_descriptor(void **state)
 static void open_refuses_unknown_options(void **state)
 {
 	static const struct infill_image_options table[] = {
-		{ .size = sizeof(table[0]), .flags = 2 },
+		{ .size = sizeof(table[0]), .flags = 1 },
 		{ .size = sizeof(table[0]), .flags = 1u << 31 },
 		{ .size = sizeof(table[0]), .reserved = 1 },
 		{ .size = 0 },
@@ -215,19 +209,10 @@ static void open_refuses_unknown_options(void **state)
 		assert_int_equal(infill_image_open(&image, path, &table[i]), -EINVAL);
 }
 
-static void mapping_needs_the_handler(void **state)
-{
-	struct infill_image *image;
-
-	(void)state;
-	assert_int_equal(infill_image_open(&image, make("handler"), &mapped), -ENOTCONN);
-	assert_non_null(strstr(infill_error(), "infill_sigbus_install()"));
-}
-
 static void identity_is_the_files(void **state)
 {
 	const char *path = make("identity");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 	struct infill_identity identity;
 	struct stat st;
 
@@ -248,7 +233,7 @@ static void identity_is_the_files(void **state)
 
 static void read_now_gives_what_is_cached(void **state)
 {
-	struct infill_image *image = open_image(make("cached"), NULL);
+	struct infill_image *image = open_image(make("cached"));
 	char page[2 * PAGE];
 
 	(void)state;
@@ -260,7 +245,7 @@ static void read_now_gives_what_is_cached(void **state)
 static void read_now_does_not_wait(void **state)
 {
 	const char *path = make("cold");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 	char page[PAGE];
 
 	(void)state;
@@ -274,7 +259,7 @@ static void read_now_does_not_wait(void **state)
 static void the_kernel_reads_nothing_ahead(void **state)
 {
 	const char *path = make("ahead");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 	char page[PAGE];
 
 	(void)state;
@@ -297,7 +282,7 @@ static void ranges_past_the_end_are_refused(void **state)
 		{ PAGE, SIZE_MAX },
 		{ PAGE, SIZE_MAX - PAGE + 1 },
 	};
-	struct infill_image *image = open_image(make("range"), NULL);
+	struct infill_image *image = open_image(make("range"));
 	char page[2 * PAGE];
 
 	(void)state;
@@ -306,7 +291,6 @@ static void ranges_past_the_end_are_refused(void **state)
 				 -ERANGE);
 		assert_int_equal(image_read(image, table[i].offset, page, table[i].length), -ERANGE);
 		assert_int_equal(image_end(image, 0, table[i].offset, table[i].length), -ERANGE);
-		assert_null(image_map(image, table[i].offset, table[i].length));
 	}
 	infill_image_close(image);
 }
@@ -332,7 +316,7 @@ static void holes_are_told_from_data(void **state)
 	assert_int_equal(pwrite(fd, "x", 1, 5 * PAGE), 1);
 	assert_int_equal(pwrite(fd, "x", 1, 8 * PAGE + 4095), 1);
 	close(fd);
-	image = open_image(path, NULL);
+	image = open_image(path);
 	for (size_t i = 0; i < COUNT(table); i++) {
 		bool hole = image_hole(image, (uint64_t)table[i].page * PAGE, &end);
 
@@ -346,83 +330,12 @@ static void holes_are_told_from_data(void **state)
 static void a_file_cut_short_is_no_hole(void **state)
 {
 	const char *path = make("cut-hole");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 	uint64_t end;
 
 	(void)state;
 	assert_int_equal(truncate(path, PAGE), 0);
 	assert_false(image_hole(image, 4 * PAGE, &end));
-	infill_image_close(image);
-}
-
-/* ---- mapping ------------------------------------------------------------------ */
-
-static void no_mapping_unless_asked_for(void **state)
-{
-	struct infill_image *image = open_image(make("unmapped"), NULL);
-
-	(void)state;
-	assert_null(image_map(image, 0, PAGE));
-	infill_image_close(image);
-}
-
-static void map_gives_what_is_cached(void **state)
-{
-	struct infill_image *image = open_image(make("mapped"), &mapped);
-	const char *at = image_map(image, 5 * PAGE, 3 * PAGE);
-
-	(void)state;
-	if (!at) {
-		print_message("no MADV_POPULATE_READ (Linux 5.14)\n");
-		skip();
-	}
-	assert_bytes(at, 5 * PAGE, 3 * PAGE);
-	infill_image_close(image);
-}
-
-static void map_does_not_wait(void **state)
-{
-	const char *path = make("map-cold");
-	struct infill_image *image = open_image(path, &mapped);
-	char page[PAGE];
-
-	(void)state;
-	drop(path);
-	assert_null(image_map(image, 2 * PAGE, PAGE));
-	assert_int_equal(image_read(image, 2 * PAGE, page, PAGE), 0);
-	assert_null(image_map(image, 2 * PAGE, 2 * PAGE)); /* the second page is cold */
-	assert_non_null(image_map(image, 2 * PAGE, PAGE));
-	infill_image_close(image);
-}
-
-static long resident_file_pages(void)
-{
-	long size = 0, resident = 0, shared = 0;
-	FILE *file = fopen("/proc/self/statm", "r");
-
-	assert_non_null(file);
-	assert_int_equal(fscanf(file, "%ld %ld %ld", &size, &resident, &shared), 3);
-	fclose(file);
-	return shared;
-}
-
-static void unmap_lets_go_of_memory(void **state)
-{
-	const size_t bytes = 8u << 20;
-	char *data = malloc(bytes);
-	struct infill_image *image;
-	long before, held;
-
-	(void)state;
-	memset(data, 1, bytes);
-	image = open_image(scratch_file("large", data, bytes), &mapped);
-	free(data);
-	before = resident_file_pages();
-	assert_non_null(image_map(image, 0, bytes));
-	held = resident_file_pages();
-	assert_true(held >= before + 2000);
-	image_unmap(image, 0, bytes);
-	assert_true(resident_file_pages() < before + 100);
 	infill_image_close(image);
 }
 
@@ -456,7 +369,7 @@ static int ring_read(struct infill_image *image, uint64_t offset, void *buffer, 
 static void a_ring_reads_what_is_cold(void **state)
 {
 	const char *path = make("ring");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 	char page[4 * PAGE];
 
 	(void)state;
@@ -476,7 +389,7 @@ static void end_judges_results(void **state)
 		{ 2 * PAGE, 0 },     { -EAGAIN, -EAGAIN }, { -EINTR, -EAGAIN }, { -EIO, -EIO },
 		{ PAGE, -EAGAIN },   { 17, -EAGAIN },      { 0, -EAGAIN },      { -ENXIO, -ENXIO },
 	};
-	struct infill_image *image = open_image(make("end"), NULL);
+	struct infill_image *image = open_image(make("end"));
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(table); i++)
@@ -552,17 +465,11 @@ static int way_ring(struct infill_image *image)
 	return ring_read(image, 0, page, sizeof(page));
 }
 
-static int way_map(struct infill_image *image)
-{
-	return image_map(image, 0, PAGE) ? 0 : -ESTALE;
-}
-
-static void notices_changes(int (*way)(struct infill_image *image),
-			    const struct infill_image_options *options)
+static void notices_changes(int (*way)(struct infill_image *image))
 {
 	for (size_t i = 0; i < COUNT(changes); i++) {
 		const char *path = make("changing");
-		struct infill_image *image = open_image(path, options);
+		struct infill_image *image = open_image(path);
 
 		assert_int_equal(way(image), 0);
 		changes[i](path);
@@ -575,27 +482,21 @@ static void notices_changes(int (*way)(struct infill_image *image),
 static void read_now_notices_changes(void **state)
 {
 	(void)state;
-	notices_changes(way_read_now, NULL);
+	notices_changes(way_read_now);
 }
 
 static void read_notices_changes(void **state)
 {
 	(void)state;
-	notices_changes(way_read, NULL);
+	notices_changes(way_read);
 }
 
 static void ring_notices_changes(void **state)
 {
 	(void)state;
 	ring_or_skip();
-	notices_changes(way_ring, NULL);
+	notices_changes(way_ring);
 	io_uring_queue_exit(&ring);
-}
-
-static void map_notices_changes(void **state)
-{
-	(void)state;
-	notices_changes(way_map, &mapped);
 }
 
 static void a_cut_is_stale_for_every_result(void **state)
@@ -605,7 +506,7 @@ static void a_cut_is_stale_for_every_result(void **state)
 	(void)state;
 	for (size_t i = 0; i < COUNT(results); i++) {
 		const char *path = make("cut");
-		struct infill_image *image = open_image(path, NULL);
+		struct infill_image *image = open_image(path);
 
 		change_shorter(path);
 		assert_int_equal(image_end(image, results[i], PAGE, 2 * PAGE), -ESTALE);
@@ -616,7 +517,7 @@ static void a_cut_is_stale_for_every_result(void **state)
 static void stale_is_for_good(void **state)
 {
 	const char *path = make("back");
-	struct infill_image *image = open_image(path, NULL);
+	struct infill_image *image = open_image(path);
 
 	(void)state;
 	change_bytes(path);
@@ -636,14 +537,14 @@ static void a_new_file_of_that_name_does_not_matter(void **state)
 
 	(void)state;
 	snprintf(path, sizeof(path), "%s", make("renamed"));
-	image = open_image(path, NULL);
+	image = open_image(path);
 	assert_int_equal(rename(make("other"), path), 0);
 	assert_int_equal(image_read(image, PAGE, page, PAGE), 0);
 	assert_bytes(page, PAGE, PAGE);
 	infill_image_close(image);
 }
 
-/* ---- zero pages, SIGBUS --------------------------------------------------------- */
+/* ---- zero pages ----------------------------------------------------------------- */
 
 static void zero_is_zero_in_every_byte(void **state)
 {
@@ -671,167 +572,9 @@ static void zero_is_zero_in_every_byte(void **state)
 	free(data);
 }
 
-static void zero_pages_of_a_mapping_are_found(void **state)
-{
-	static const bool want[4] = { true, false, true, false };
-	static char data[4 * PAGE];
-	struct infill_image *image;
-	bool zero[4];
-	const void *at;
-
-	(void)state;
-	data[PAGE + 4095] = 1;
-	data[3 * PAGE] = 1;
-	image = open_image(scratch_file("zeros", data, sizeof(data)), &mapped);
-	at = image_map(image, 0, sizeof(data));
-	assert_non_null(at);
-	assert_int_equal(image_zero_map(at, PAGE, 4, zero), 0);
-	assert_memory_equal(zero, want, sizeof(want));
-	infill_image_close(image);
-}
-
-static volatile char *beyond; /* a mapped page past the end of its file */
-
-static void map_beyond(void)
-{
-	int fd = memfd_create("beyond", MFD_CLOEXEC);
-
-	beyond = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
-	close(fd);
-}
-
-static void old_siginfo(int number, siginfo_t *info, void *context)
-{
-	(void)number;
-	(void)context;
-	_exit(info->si_addr == beyond ? 42 : 43);
-}
-
-static void old_plain(int number)
-{
-	_exit(number == SIGBUS ? 42 : 43);
-}
-
-static void touch_beyond(void)
-{
-	(void)*beyond;
-}
-
-static void send_sigbus(void)
-{
-	kill(getpid(), SIGBUS);
-}
-
-/* The wait status of a child that installs OLD, then infill's handler, then does WHAT. */
-static int child_status(const struct sigaction *old, void (*what)(void))
-{
-	int status;
-	pid_t child = fork();
-
-	if (!child) {
-		map_beyond();
-		sigaction(SIGBUS, old, NULL);
-		if (infill_sigbus_install() || infill_sigbus_install())
-			_exit(1);
-		alarm(10);
-		what();
-		_exit(7);
-	}
-	assert_int_equal(waitpid(child, &status, 0), child);
-	return status;
-}
-
-/* In a child: cmocka has a SIGBUS handler of its own while a test runs. */
-static void look_at_a_cut_mapping(void)
-{
-	const char *path = make("sigbus");
-	struct infill_image *image;
-	bool zero[4] = { false };
-	const void *at;
-
-	if (infill_image_open(&image, path, &mapped))
-		_exit(1);
-	at = image_map(image, 0, 4 * PAGE);
-	if (!at || truncate(path, PAGE))
-		_exit(2);
-	/* The second time shows that the signal is not left blocked. */
-	if (image_zero_map(at, PAGE, 4, zero) != -EIO || image_zero_map(at, PAGE, 4, zero) != -EIO)
-		_exit(3);
-	if (image_zero_map(at, PAGE, 1, zero) || zero[0])
-		_exit(4);
-}
-
-static void cut(void *path)
-{
-	if (truncate(path, PAGE))
-		_exit(1);
-}
-
-/* Once a look has ended, the same address is the process' own again. */
-static void look_then_touch(void)
-{
-	const char *path = make("touch");
-	struct infill_image *image;
-	/* The handler's own stack leaves what a look left on this one. */
-	const stack_t stack = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
-	volatile unsigned returns = 0;
-	const char *at;
-
-	if (sigaltstack(&stack, NULL) || infill_image_open(&image, path, &mapped))
-		_exit(1);
-	at = image_map(image, 0, 4 * PAGE);
-	if (!at)
-		_exit(2);
-	beyond = (volatile char *)at + PAGE;
-	if (sigbus_guard(at, 4 * PAGE, cut, (void *)path) || returns++)
-		_exit(3); /* left, or left a second time, by the touch below */
-	touch_beyond();
-}
-
-static void a_cut_mapping_is_an_error(void **state)
-{
-	const struct sigaction full = { .sa_sigaction = old_siginfo, .sa_flags = SA_SIGINFO };
-
-	(void)state;
-	assert_int_equal(child_status(&full, look_at_a_cut_mapping), 7 << 8);
-	assert_int_equal(child_status(&full, look_then_touch), 42 << 8);
-}
-
-static void other_faults_go_to_the_old_handler(void **state)
-{
-	const struct sigaction none = { .sa_handler = SIG_DFL }, ignored = { .sa_handler = SIG_IGN },
-			       plain = { .sa_handler = old_plain },
-			       full = { .sa_sigaction = old_siginfo, .sa_flags = SA_SIGINFO };
-	const struct {
-		const struct sigaction *old;
-		void (*what)(void);
-		int status; /* as wait(2) */
-	} table[] = {
-		{ &full, touch_beyond, 42 << 8 },  { &plain, touch_beyond, 42 << 8 },
-		{ &plain, send_sigbus, 42 << 8 },  { &none, touch_beyond, SIGBUS },
-		{ &none, send_sigbus, SIGBUS },    { &ignored, touch_beyond, SIGBUS },
-		{ &ignored, send_sigbus, 7 << 8 },
-	};
-
-	(void)state;
-	for (size_t i = 0; i < COUNT(table); i++)
-		/* Without the bit that says that a core was dumped. */
-		assert_int_equal(child_status(table[i].old, table[i].what) & ~0x80,
-				 table[i].status);
-}
-
-static int install(void **state)
-{
-	(void)state;
-	return infill_sigbus_install();
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(mapping_needs_the_handler), /* before it is installed */
-		cmocka_unit_test(other_faults_go_to_the_old_handler),
-		cmocka_unit_test(a_cut_mapping_is_an_error),
 		cmocka_unit_test(open_refuses_what_is_no_image),
 		cmocka_unit_test(open_refuses_what_may_not_be_read),
 		cmocka_unit_test(open_refuses_more_than_16_tib),
@@ -845,21 +588,15 @@ int main(void)
 		cmocka_unit_test(ranges_past_the_end_are_refused),
 		cmocka_unit_test(holes_are_told_from_data),
 		cmocka_unit_test(a_file_cut_short_is_no_hole),
-		cmocka_unit_test(no_mapping_unless_asked_for),
-		cmocka_unit_test_setup(map_gives_what_is_cached, install),
-		cmocka_unit_test_setup(map_does_not_wait, install),
-		cmocka_unit_test_setup(unmap_lets_go_of_memory, install),
 		cmocka_unit_test(a_ring_reads_what_is_cold),
 		cmocka_unit_test(end_judges_results),
 		cmocka_unit_test(read_now_notices_changes),
 		cmocka_unit_test(read_notices_changes),
 		cmocka_unit_test(ring_notices_changes),
-		cmocka_unit_test_setup(map_notices_changes, install),
 		cmocka_unit_test(a_cut_is_stale_for_every_result),
 		cmocka_unit_test(stale_is_for_good),
 		cmocka_unit_test(a_new_file_of_that_name_does_not_matter),
 		cmocka_unit_test(zero_is_zero_in_every_byte),
-		cmocka_unit_test_setup(zero_pages_of_a_mapping_are_found, install),
 	};
 
 	return cmocka_run_group_tests_name("image", tests, NULL, NULL);
