@@ -123,8 +123,8 @@ class Variant:
 
     def config_key(self, tree):
         """A hash of all that the configuration follows from: fragments, Kconfig files, compiler."""
-        found = " ".join(os.path.realpath(shutil.which(f"{compiler_prefix(self.arch)}{tool}")) for tool in ("gcc", "ld"))
-        digest = hashlib.sha256(f"{configuration.merged_text(self.names)}{found}".encode())
+        version = run([f"{compiler_prefix(self.arch)}gcc", "--version"]).stdout
+        digest = hashlib.sha256(f"{configuration.merged_text(self.names)}{version}".encode())
         for command in (["ls-files", "-s"], ["diff", "--no-ext-diff", "HEAD"]):
             files = ["--", "*Kconfig*", "scripts/kconfig", "scripts/*.sh"]
             digest.update(run(["git", "-C", tree, *command, *files]).stdout.encode())

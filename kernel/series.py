@@ -4,6 +4,7 @@ written back. How it is kept stands in patches/series. Change it when a step has
 mail and whole files.
 """
 import email.utils
+import filecmp
 import hashlib
 import os
 import re
@@ -217,7 +218,8 @@ class Commit:
         body = self.git("log", "-1", "--format=%b", self.commit).strip("\n")
         exclude = [f":(exclude,top,literal){name}" for name in self.files]
         diff = self.git("diff-tree", "-p", "--no-commit-id", "--no-ext-diff", "--no-textconv", "--no-color",
-                        "-M", "--binary", "--abbrev=12", "--diff-algorithm=histogram", self.commit, "--", ".", *exclude, text=False)
+                        "-M", "--binary", "--abbrev=12", "--diff-algorithm=histogram", self.commit,
+                        "--", ".", *exclude, text=False)
         text = f"{head}\n{LICENCE}\n\n{body}\n\n---\n\n" if body else f"{head}\n{LICENCE}\n\n---\n\n"
         return text.encode() + diff
 
@@ -262,13 +264,11 @@ def sync_folder(new, old):
         if folder != old and not os.listdir(folder):
             os.rmdir(folder)
     for name in sorted(keep):
-        target = os.path.join(old, name)
+        path, target = os.path.join(new, name), os.path.join(old, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(os.path.join(new, name), "rb") as file:
-            data = file.read()
-        mode = os.stat(os.path.join(new, name)).st_mode & 0o777
-        if not (os.path.isfile(target) and open(target, "rb").read() == data and os.stat(target).st_mode & 0o100 == mode & 0o100):
-            shutil.copy(os.path.join(new, name), target)
+        if not (os.path.isfile(target) and filecmp.cmp(path, target, shallow=False)
+                and os.access(path, os.X_OK) == os.access(target, os.X_OK)):
+            shutil.copy(path, target)
 
 
 def save(git, commits):

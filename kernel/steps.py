@@ -73,13 +73,18 @@ class Steps:
 
     # ---- building ----------------------------------------------------
 
+    def touches_selftests(self, commit):
+        if commit == self.base:
+            return True
+        changed = source.git("diff", "--name-only", f"{commit}^", commit).splitlines()
+        return any(name.startswith(SELFTESTS) for name in changed)
+
     def make(self, commit, what):
         """Check a commit out and build it; what was said, as warnings."""
         self.tree.lay_out(commit, "steps", force=True)
         self.variant.configure(self.tree.path)
         found = self.variant.build_kernel(self.tree.path, "W=1", what=f"{self.arch}: {what}")
-        changed = source.git("diff", "--name-only", f"{commit}^", commit).splitlines() if commit != self.base else ["tools/"]
-        if any(name.startswith(SELFTESTS) for name in changed):
+        if self.touches_selftests(commit):
             found += self.variant.build_selftests(self.tree.path, what=f"{self.arch}: {what}: selftests")
         self.remember("built", commit)
         return {normalize(line) for line in found}
@@ -110,7 +115,8 @@ class Steps:
                 self.make(self.parent(number), f"before step {number + 1}")
             new = self.make(commit, f"step {number + 1} of {len(self.commits)}") - self.known()
         if new:
-            raise Failure(f"{self.arch}: step {number + 1}, {self.subject(commit)}: new warnings: " + "; ".join(sorted(new)))
+            raise Failure(f"{self.arch}: step {number + 1}, {self.subject(commit)}: new warnings: "
+                          + "; ".join(sorted(new)))
         self.remember("passed", self.recall("passed") + key + "\n")
 
     def parent(self, number):

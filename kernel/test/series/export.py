@@ -37,8 +37,8 @@ def numbered():
 def applies():
     tree = pristine.checkout("applied", source.base_commit())
     pristine.git(tree, "am", "-q", *MAILS)
-    tap.equal(pristine.git(tree, "rev-parse", "HEAD^{tree}"), source.git("rev-parse", series.series_commit() + "^{tree}"),
-              "the content")
+    expected = source.git("rev-parse", series.series_commit() + "^{tree}")
+    tap.equal(pristine.git(tree, "rev-parse", "HEAD^{tree}"), expected, "the content")
     tap.equal(pristine.git(tree, "status", "--porcelain"), "", "files left over")
 
 
@@ -48,7 +48,8 @@ def steps_equal():
     tree = os.path.join(pristine.TMPDIR, "applied")
     for want in ("%T", "%s", "%b", "%an <%ae>", "%aI"):
         expected = source.git("log", "--reverse", f"--format={want}", f"{base}..{last}")
-        tap.equal(pristine.git(tree, "log", "--reverse", f"--format={want}", f"{base}..HEAD"), expected, f"git's {want}")
+        applied = pristine.git(tree, "log", "--reverse", f"--format={want}", f"{base}..HEAD")
+        tap.equal(applied, expected, f"git's {want}")
 
 
 @tap.test("the whole equals kernel/files and the patches")

@@ -123,8 +123,9 @@ def save():
     tap.equal(read(KERNEL, "files", "virt", "kvm", "long.c"), NUMBERS, "the file as the step adds it")
     tap.true(os.access(os.path.join(KERNEL, "files", "virt", "kvm", "long.c"), os.X_OK), "its mode")
     first = read(KERNEL, "patches", "0001-KVM-One-thing.patch")
-    tap.equal(re.findall(r"^diff --git a/(\S+)", first, re.MULTILINE), ["virt/kvm/Kconfig", "virt/kvm/short.h"], "hunks")
-    tap.contains(first, "Subject: [PATCH] KVM: One thing\nSPDX-License-Identifier: GPL-2.0\n\nWhy it is so.", "the mail")
+    hunks = re.findall(r"^diff --git a/(\S+)", first, re.MULTILINE)
+    tap.equal(hunks, ["virt/kvm/Kconfig", "virt/kvm/short.h"], "the files with a hunk")
+    tap.contains(first, "Subject: [PATCH] KVM: One thing\nSPDX-License-Identifier: GPL-2.0\n\nWhy it is", "the mail")
     tap.contains(read(KERNEL, "patches", "0002-KVM-Another-thing-with-zw-lf.patch"), "+changed later", "the later hunk")
 
 
@@ -222,20 +223,28 @@ def change(name, old, new):
         file.write(text.replace(old, new))
 
 
+def misplace():
+    """Have series name a file that the release has."""
+    change("series", "\tvirt/kvm/only.c", "\tMakefile")
+    os.rename(os.path.join(KERNEL, "files", "virt", "kvm", "only.c"), os.path.join(KERNEL, "files", "Makefile"))
+
+
 FIRST = "0001-KVM-One-thing.patch"
-for title, breaking, words in (
-        ("a patch that does not apply", lambda: change(FIRST, "virt/kvm/Kconfig", "virt/kvm/Nconfig"), f"kernel/patches/{FIRST}: does not apply"),
-        ("a patch without an author", lambda: change(FIRST, "From: ", "Form: "), f"{FIRST}: no Author in its header"),
-        ("a patch that series does not name", lambda: change("series", FIRST + "  # KVM: One thing\n\tvirt/kvm/long.c\n", ""),
-         "there but not named in patches/series: " + FIRST),
-        ("a file that series does not name", lambda: change("series", "\tvirt/kvm/only.c\n", ""),
-         "kernel/files: there but not named in patches/series: virt/kvm/only.c"),
-        ("a file that is missing", lambda: os.unlink(os.path.join(KERNEL, "files", "virt", "kvm", "long.c")),
-         "kernel/files: named in patches/series but not there: virt/kvm/long.c"),
-        ("a file that the release has", lambda: (change("series", "\tvirt/kvm/only.c", "\tMakefile"), os.rename(
-            os.path.join(KERNEL, "files", "virt", "kvm", "only.c"), os.path.join(KERNEL, "files", "Makefile"))),
-         "Makefile is there already"),
-        ("a line that means nothing", lambda: change("series", FIRST, "1-" + FIRST), "neither `NNNN-name.patch")):
+LONG = os.path.join(KERNEL, "files", "virt", "kvm", "long.c")
+BROKEN = [
+    ("a patch that does not apply", lambda: change(FIRST, "virt/kvm/Kconfig", "virt/kvm/Nconfig"),
+     f"kernel/patches/{FIRST}: does not apply"),
+    ("a patch without an author", lambda: change(FIRST, "From: ", "Form: "), f"{FIRST}: no Author in its header"),
+    ("a patch that series does not name", lambda: change("series", FIRST + "  # KVM: One thing\n\tvirt/kvm/long.c\n", ""),
+     "there but not named in patches/series: " + FIRST),
+    ("a file that series does not name", lambda: change("series", "\tvirt/kvm/only.c\n", ""),
+     "kernel/files: there but not named in patches/series: virt/kvm/only.c"),
+    ("a file that is missing", lambda: os.unlink(LONG),
+     "kernel/files: named in patches/series but not there: virt/kvm/long.c"),
+    ("a file that the release has", misplace, "Makefile is there already"),
+    ("a line that means nothing", lambda: change("series", FIRST, "1-" + FIRST), "neither `NNNN-name.patch"),
+]
+for title, breaking, words in BROKEN:
     tap.add(f"refused: {title}", broken, breaking, words)
 
 
