@@ -79,7 +79,7 @@ static int prefault(struct kvm_vcpu *vcpu, gpa_t gpa, unsigned long *size)
 		.mmu		= &kvm->arch.mmu,
 		.fault_ipa	= gpa,
 		.memslot	= slot,
-		.hva		= gfn_to_hva_memslot(slot, gpa_to_gfn(gpa)),
+		.hva		= gfn_to_hva_memslot_prot(slot, gpa_to_gfn(gpa), NULL),
 		.prefaulted	= size,
 	};
 

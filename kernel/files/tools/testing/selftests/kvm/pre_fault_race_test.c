@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test KVM_PRE_FAULT_MEMORY with what happens while it runs: signals, memslots
+ * that come and go, and dirty rings that fill.  Nothing may hang, and what was
+ * interrupted can be continued.
+ */
+#include <linux/sizes.h>
+#include <linux/userfaultfd.h>
+
+#include <semaphore.h>
+#include <signal.h>
+#include <time.h>
+
+#include <asm/barrier.h>
+
+#include "kvm_test_harness.h"
+#include "kvm_util.h"
+#include "pre_fault_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+/* The host's, which is what KVM_PRE_FAULT_MEMORY is in terms of. */
+static u64 page_size;
+
+FIXTURE(pre_fault) {
+	bool warned;
+};
+
+FIXTURE_SETUP(pre_fault)
+{
+	self->warned = pft_begin();
+}
+
+FIXTURE_TEARDOWN(pre_fault)
+{
+	EXPECT_EQ(self->warned, pft_end());
+}
+
+#define PRE_FAULT_TEST(name)	TEST_F_TIMEOUT(pre_fault, name, PFT_TEST_SECONDS)
+
+static void ignore_signal(int signum)
+{
+}
+
+static void catch_sigusr1(void)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal };
+
+	sigaction(SIGUSR1, &sa, NULL);
+}
+
+/* Returns an fd that gets the faults on missing pages, -1 if that can't be. */
+static int open_uffd(void *mem, u64 size)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (u64)mem, .len = size },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0)
+		return fd;
+	TEST_ASSERT(!ioctl(fd, UFFDIO_API, &api), "UFFDIO_API failed, errno %d", errno);
+	TEST_ASSERT(!ioctl(fd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER failed, errno %d", errno);
+	return fd;
+}
+
+/* Waits until someone waits for a page, and returns the page's address. */
+static u64 uffd_wait(int fd)
+{
+	struct uffd_msg msg;
+	ssize_t len = read(fd, &msg, sizeof(msg));
+
+	TEST_ASSERT(len == sizeof(msg) && msg.event == UFFD_EVENT_PAGEFAULT,
+		    "Wanted a page fault, got %ld bytes, errno %d", len, errno);
+	return align_down(msg.arg.pagefault.address, page_size);
+}
+
+static void uffd_release(int fd, u64 page)
+{
+	struct uffdio_zeropage zero = {
+		.range = { .start = page, .len = page_size },
+	};
+
+	TEST_ASSERT(!ioctl(fd, UFFDIO_ZEROPAGE, &zero), "UFFDIO_ZEROPAGE failed, errno %d", errno);
+}
+
+struct interrupter {
+	pthread_t target;
+	int uffd;
+	int nr;
+};
+
+/* Interrupt the target each time it waits for a page. */
+static void *interrupt_waiter(void *data)
+{
+	struct interrupter *interrupter = data;
+
+	while (interrupter->nr--) {
+		uffd_wait(interrupter->uffd);
+		pthread_kill(interrupter->target, SIGUSR1);
+	}
+	return NULL;
+}
+
+/* A signal ends the wait for memory that userspace has yet to provide. */
+PRE_FAULT_TEST(signal_while_blocked)
+{
+	const u64 size = 4 * page_size;
+	const gpa_t missing = TEST_GPA + 2 * page_size;
+	struct interrupter interrupter = { .target = pthread_self(), .nr = 3 };
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	pthread_t thread;
+
+	catch_sigusr1();
+	vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
+	pft_populate(pft_hva(vm), 2 * page_size);
+	interrupter.uffd = open_uffd(pft_hva(vm) + 2 * page_size, 2 * page_size);
+	if (interrupter.uffd < 0)
+		SKIP(return, "no userfaultfd, errno %d", errno);
+
+	kvm_pthread_create(&thread, NULL, interrupt_waiter, &interrupter);
+	/* With progress, then without. */
+	pre_fault_stops(vcpu, TEST_GPA, size, 0, missing, EINTR);
+	pre_fault_fails(vcpu, missing, page_size, pft_write_flag(), EINTR);
+	kvm_pthread_join(thread, NULL);
+
+	kvm_close(interrupter.uffd);
+	pre_fault(vcpu, missing, 2 * page_size, 0);
+
+	kvm_vm_free(vm);
+}
+
+/* However often it is interrupted, a prefault that is repeated gets done. */
+PRE_FAULT_TEST(signal_storm)
+{
+	const struct itimerspec every_ms = {
+		.it_value.tv_nsec = 1000000, .it_interval.tv_nsec = 1000000,
+	};
+	struct sigevent event = {
+		.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1,
+	};
+	const u64 size = SZ_16M;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int interrupted = 0;
+	timer_t timer;
+
+	if (!pft_can_count_faults())
+		SKIP(return, NO_FAULT_COUNT);
+	catch_sigusr1();
+	vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
+
+	TEST_ASSERT(!timer_create(CLOCK_MONOTONIC, &event, &timer), "timer_create() failed");
+	TEST_ASSERT(!timer_settime(timer, 0, &every_ms, NULL), "timer_settime() failed");
+
+	while (interrupted < 20) {
+		struct kvm_pre_fault_memory range = { .gpa = TEST_GPA, .size = size };
+
+		while (range.size) {
+			int ret = __pre_fault(vcpu, &range);
+
+			TEST_ASSERT(!ret || errno == EINTR, "Wanted EINTR, got errno %d", errno);
+			interrupted += ret || range.size;
+		}
+	}
+
+	timer_delete(timer);
+	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, false), 0);
+	kvm_vm_free(vm);
+}
+
+struct reloader {
+	struct kvm_vm *vm;
+	u32 slot;
+	int nr;
+	bool done;
+};
+
+/* Delete and recreate a slot many times. */
+static void *reload_slot(void *data)
+{
+	struct reloader *reloader = data;
+	int i;
+
+	for (i = 0; i < reloader->nr; i++)
+		vm_mem_region_reload(reloader->vm, reloader->slot);
+	WRITE_ONCE(reloader->done, true);
+	return NULL;
+}
+
+/* The slot that is prefaulted comes and goes. */
+PRE_FAULT_TEST(slot_race)
+{
+	const u64 size = SZ_4M;
+	struct reloader reloader = { .slot = TEST_SLOT, .nr = 100 };
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+
+	if (!pft_can_count_faults())
+		SKIP(return, NO_FAULT_COUNT);
+	reloader.vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
+	pft_populate(pft_hva(reloader.vm), size);
+
+	kvm_pthread_create(&thread, NULL, reload_slot, &reloader);
+	while (!READ_ONCE(reloader.done)) {
+		struct kvm_pre_fault_memory range = { .gpa = TEST_GPA, .size = size };
+		int ret = __pre_fault(vcpu, &range);
+
+		TEST_ASSERT(!ret || errno == EAGAIN || errno == ENOENT,
+			    "Wanted EAGAIN or ENOENT, got errno %d", errno);
+	}
+	kvm_pthread_join(thread, NULL);
+
+	pft_map_slot0(vcpu);
+	pre_fault(vcpu, TEST_GPA, size, 0);
+	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
+
+	kvm_vm_free(reloader.vm);
+}
+
+/* A slot that isn't prefaulted comes and goes, which is no reason to fail. */
+PRE_FAULT_TEST(other_slot_race)
+{
+	const u64 size = SZ_4M;
+	struct reloader reloader = { .slot = OTHER_SLOT, .nr = 100 };
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+
+	if (!pft_can_count_faults())
+		SKIP(return, NO_FAULT_COUNT);
+	reloader.vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
+	pft_populate(pft_hva(reloader.vm), size);
+	pft_add_slot(reloader.vm, VM_MEM_SRC_ANONYMOUS, OTHER_GPA, OTHER_SLOT, size, 0);
+
+	kvm_pthread_create(&thread, NULL, reload_slot, &reloader);
+	while (!READ_ONCE(reloader.done))
+		pre_fault(vcpu, TEST_GPA, size, 0);
+	kvm_pthread_join(thread, NULL);
+
+	pft_map_slot0(vcpu);
+	pre_fault(vcpu, TEST_GPA, size, 0);
+	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
+
+	kvm_vm_free(reloader.vm);
+}
+
+#define NR_BLOCKED_PAGES	32
+
+struct slot_creator {
+	struct kvm_vm *vm;
+	sem_t done;
+};
+
+static void *create_slot(void *data)
+{
+	struct slot_creator *creator = data;
+
+	pft_add_slot(creator->vm, VM_MEM_SRC_ANONYMOUS, OTHER_GPA, OTHER_SLOT, SZ_64K, 0);
+	sem_post(&creator->done);
+	return NULL;
+}
+
+static void *pre_fault_blocked(void *data)
+{
+	pre_fault(data, TEST_GPA, NR_BLOCKED_PAGES * page_size, 0);
+	return NULL;
+}
+
+/*
+ * A memslot update waits for the step of a prefault that is under way, and not
+ * for the rest of the range.  How many steps begin before the update waits is
+ * up to the scheduler, i.e. give the update some time at each page, but demand
+ * only that it is done before the prefault is.
+ */
+PRE_FAULT_TEST(memslot_update_is_not_stalled)
+{
+	struct slot_creator creator;
+	pthread_t pre_faulter, slot_thread;
+	struct kvm_vcpu *vcpu;
+	struct timespec until;
+	int uffd, i;
+	bool done = false;
+	u64 page;
+
+	creator.vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, NR_BLOCKED_PAGES * page_size);
+	sem_init(&creator.done, 0, 0);
+	uffd = open_uffd(pft_hva(creator.vm), NR_BLOCKED_PAGES * page_size);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd, errno %d", errno);
+
+	kvm_pthread_create(&pre_faulter, NULL, pre_fault_blocked, vcpu);
+	page = uffd_wait(uffd);
+	kvm_pthread_create(&slot_thread, NULL, create_slot, &creator);
+
+	for (i = 1; i < NR_BLOCKED_PAGES; i++) {
+		uffd_release(uffd, page);
+		page = uffd_wait(uffd);
+
+		if (!done) {
+			clock_gettime(CLOCK_REALTIME, &until);
+			until = timespec_add_ns(until, NSEC_PER_SEC / 5);
+			done = !sem_timedwait(&creator.done, &until);
+		}
+	}
+	TEST_ASSERT(done, "A memslot update had to wait for all of the prefault");
+
+	uffd_release(uffd, page);
+	kvm_pthread_join(pre_faulter, NULL);
+	kvm_pthread_join(slot_thread, NULL);
+	kvm_close(uffd);
+	kvm_vm_free(creator.vm);
+}
+
+/* Take the dirty pages from the ring, count them in @seen, and reset the ring. */
+static u32 collect_dirty_ring(struct kvm_vcpu *vcpu, u8 *seen, u32 nr_pages)
+{
+	struct kvm_dirty_gfn *gfns = vcpu_map_dirty_ring(vcpu);
+	u32 nr = 0;
+
+	for (;;) {
+		struct kvm_dirty_gfn *gfn = &gfns[vcpu->fetch_index % vcpu->dirty_gfns_count];
+
+		/* Pairs with KVM's release, when it has written the entry. */
+		if (smp_load_acquire(&gfn->flags) != KVM_DIRTY_GFN_F_DIRTY)
+			break;
+		TEST_ASSERT_EQ(gfn->slot, TEST_SLOT);
+		TEST_ASSERT(gfn->offset < nr_pages, "Page %llu is not in the slot", gfn->offset);
+		seen[gfn->offset]++;
+		/* KVM may write the entry again from here on. */
+		smp_store_release(&gfn->flags, KVM_DIRTY_GFN_F_RESET);
+		vcpu->fetch_index++;
+		nr++;
+	}
+	TEST_ASSERT_EQ(kvm_vm_reset_dirty_ring(vcpu->vm), nr);
+	return nr;
+}
+
+static struct kvm_vm *create_dirty_ring_vm(struct kvm_vcpu **vcpu, u32 nr_gfns, u64 size)
+{
+	struct kvm_vm *vm = __vm_create(VM_SHAPE_DEFAULT, 1, size / MIN_PAGE_SIZE);
+
+	vm_enable_dirty_ring(vm, nr_gfns * sizeof(struct kvm_dirty_gfn));
+	*vcpu = vm_vcpu_add(vm, 0, pft_guest_code);
+	kvm_arch_vm_finalize_vcpus(vm);
+	virt_map(vm, TEST_GVA, TEST_GPA, size / vm->page_size);
+	pft_map_slot0(*vcpu);
+	pft_add_slot(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, size, KVM_MEM_LOG_DIRTY_PAGES);
+	pft_populate(pft_hva(vm), size);
+	return vm;
+}
+
+/*
+ * Prefault a range of twice as many pages as the ring has entries.  Returns how
+ * often the ring was full, after every page was found in it exactly once.
+ */
+static int fill_dirty_ring(struct kvm_vcpu *vcpu, u32 nr_gfns, u64 flags)
+{
+	const u32 nr_pages = 2 * nr_gfns;
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA, .size = nr_pages * page_size, .flags = flags,
+	};
+	u8 *seen = calloc(nr_pages, 1);
+	int full = 0;
+	u32 i;
+
+	for (;;) {
+		int ret = __pre_fault(vcpu, &range);
+
+		TEST_ASSERT_VM_VCPU_IOCTL(!ret, KVM_PRE_FAULT_MEMORY, ret, vcpu->vm);
+		if (!range.size)
+			break;
+		pre_fault_fails(vcpu, range.gpa, range.size, flags, ENOSPC);
+		TEST_ASSERT(collect_dirty_ring(vcpu, seen, nr_pages), "The ring is empty");
+		full++;
+	}
+	collect_dirty_ring(vcpu, seen, nr_pages);
+
+	for (i = 0; full && i < nr_pages; i++)
+		TEST_ASSERT(seen[i] == 1, "Page %u was dirty %u times", i, seen[i]);
+
+	free(seen);
+	return full;
+}
+
+PRE_FAULT_TEST(dirty_ring)
+{
+	const u32 nr_gfns = max_t(u64, 1024, page_size / sizeof(struct kvm_dirty_gfn));
+	const u64 size = 2 * nr_gfns * page_size;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int full;
+
+	if (!pft_write_flag())
+		SKIP(return, NO_WRITE);
+	if (!kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		SKIP(return, "no dirty ring");
+	vm = create_dirty_ring_vm(&vcpu, nr_gfns, size);
+
+	/* A read may map memory writable, too, and does on x86. */
+	full = fill_dirty_ring(vcpu, nr_gfns, 0);
+#ifdef __x86_64__
+	TEST_ASSERT(full >= 2, "The ring was full %d times", full);
+#endif
+
+	full = fill_dirty_ring(vcpu, nr_gfns, pft_write_flag());
+	TEST_ASSERT(full >= 2, "The ring was full %d times", full);
+
+	kvm_vm_free(vm);
+}
+
+int main(int argc, char **argv)
+{
+	page_size = getpagesize();
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+
+	return test_harness_run(argc, argv);
+}
