@@ -133,7 +133,9 @@ def wait_for(what, condition):
 
 def killed(number):
     """Kill lab/run in the middle of a case."""
-    with subprocess.Popen([RUN, MACHINE, "self-hang"], stdin=subprocess.DEVNULL,
+    # A shell that starts this test in the background has it ignore SIGINT.
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([RUN, MACHINE, "self-hang"], stdin=subprocess.DEVNULL, preexec_fn=default,
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         wait_for("QEMU runs", qemus)
         # A second run must not disturb the first.
