@@ -14,6 +14,7 @@
 #include "err.h"
 #include "fill.h"
 #include "image.h"
+#include "present.h"
 #include "uffd.h"
 
 #define NO_MEMORY_NS 5000000000u /* so long may installs fail with ENOMEM */
@@ -94,6 +95,9 @@ static int install(struct infill_session *s, const struct pagemap_region *r, uin
 	do
 		err = install_once(s, r, page, count, data, how, done);
 	while (err == -EAGAIN && !*done && gap_may_come(s, why, tries++));
+	if (err == -EEXIST && r->backing == INFILL_BACKING_HUGETLB && how != HOW_POISON &&
+	    !present_huge(s->pagemap, pagemap_hva(r, page + *done)))
+		return -ENOMEM;
 	return err;
 }
 

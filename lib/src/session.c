@@ -18,6 +18,7 @@
 #include "memory.h"
 #include "options.h"
 #include "pool.h"
+#include "present.h"
 #include "session.h"
 #include "thread.h"
 #include "uffd.h"
@@ -251,6 +252,8 @@ static void session_free(struct infill_session *s)
 		close(s->uffd);
 	if (s->watch_fd >= 0)
 		close(s->watch_fd);
+	if (s->pagemap >= 0)
+		close(s->pagemap);
 	free(s->record_path);
 	free(s->waiting);
 	pthread_cond_destroy(&s->changed);
@@ -273,7 +276,7 @@ static int session_new(struct infill_session **session, struct infill_image *ima
 	pthread_cond_init(&s->changed, &attr);
 	pthread_condattr_destroy(&attr);
 	s->image = image;
-	s->uffd = s->watch_fd = s->pm.fd = -1;
+	s->uffd = s->watch_fd = s->pagemap = s->pm.fd = -1;
 	s->ready_tail = &s->ready;
 	err = OPTIONS_COPY(&s->options, options, infill_session_options);
 	if (!err)
@@ -309,9 +312,17 @@ static void begin(struct infill_session *s, bool resumed)
 		s->reached |= 1u << INFILL_WAIT_RESIDENT;
 }
 
+static bool has_huge_pages(const struct pagemap *pm)
+{
+	for (unsigned i = 0; i < pm->header->regions; i++)
+		if (pm->header->region[i].backing == INFILL_BACKING_HUGETLB)
+			return true;
+	return false;
+}
+
 /* Everything from an open userfaultfd (owned by S) and a state file on. */
 static int open_session(struct infill_session *s, struct infill_pool *pool,
-			const struct infill_memory *memory, int state_fd)
+			const struct infill_memory *memory, int state_fd, bool own)
 {
 	struct infill_identity image;
 	bool resumed;
@@ -324,6 +335,8 @@ static int open_session(struct infill_session *s, struct infill_pool *pool,
 				   s->record_path ? s->options.record_pages : 0, &resumed);
 	if (err)
 		return err;
+	if (has_huge_pages(&s->pm))
+		s->pagemap = present_open(s->watch_fd, own);
 	if (resumed && !s->pm.header->record_capacity) { /* it was not recorded */
 		free(s->record_path);
 		s->record_path = NULL;
@@ -339,9 +352,10 @@ static int new_state(void)
 	return fd < 0 ? err_set(-errno, "state file: memfd_create: %m") : fd;
 }
 
-int infill_session_adopt_state(struct infill_session **session, struct infill_pool *pool,
-			       const struct infill_memory *memory, struct infill_image *image,
-			       int uffd, int state_fd, const struct infill_session_options *options)
+/* OWN: the memory is this process's. */
+static int adopt(struct infill_session **session, struct infill_pool *pool,
+		 const struct infill_memory *memory, struct infill_image *image, int uffd,
+		 int state_fd, bool own, const struct infill_session_options *options)
 {
 	struct infill_session *s = NULL;
 	int err = session_new(&s, image, options);
@@ -355,12 +369,19 @@ int infill_session_adopt_state(struct infill_session **session, struct infill_po
 		err = s->uffd < 0 ? s->uffd : 0;
 	}
 	if (!err)
-		err = open_session(s, pool, memory, state_fd);
+		err = open_session(s, pool, memory, state_fd, own);
 	if (err)
 		session_free(s);
 	else
 		*session = s;
 	return err;
+}
+
+int infill_session_adopt_state(struct infill_session **session, struct infill_pool *pool,
+			       const struct infill_memory *memory, struct infill_image *image,
+			       int uffd, int state_fd, const struct infill_session_options *options)
+{
+	return adopt(session, pool, memory, image, uffd, state_fd, false, options);
 }
 
 int infill_session_resume(struct infill_session **session, struct infill_pool *pool,
@@ -370,17 +391,24 @@ int infill_session_resume(struct infill_session **session, struct infill_pool *p
 	return infill_session_adopt_state(session, pool, NULL, image, uffd, state_fd, options);
 }
 
-int infill_session_adopt(struct infill_session **session, struct infill_pool *pool,
-			 const struct infill_memory *memory, struct infill_image *image, int uffd,
-			 const struct infill_session_options *options)
+static int adopt_new(struct infill_session **session, struct infill_pool *pool,
+		     const struct infill_memory *memory, struct infill_image *image, int uffd,
+		     bool own, const struct infill_session_options *options)
 {
 	int state_fd = new_state(), err;
 
 	if (state_fd < 0)
 		return state_fd;
-	err = infill_session_adopt_state(session, pool, memory, image, uffd, state_fd, options);
+	err = adopt(session, pool, memory, image, uffd, state_fd, own, options);
 	close(state_fd);
 	return err;
+}
+
+int infill_session_adopt(struct infill_session **session, struct infill_pool *pool,
+			 const struct infill_memory *memory, struct infill_image *image, int uffd,
+			 const struct infill_session_options *options)
+{
+	return adopt_new(session, pool, memory, image, uffd, false, options);
 }
 
 static int register_all(int uffd, const struct infill_memory *memory, bool minor)
@@ -408,7 +436,7 @@ int infill_session_start(struct infill_session **session, struct infill_pool *po
 		return uffd;
 	err = register_all(uffd, memory, minor);
 	if (!err)
-		err = infill_session_adopt(session, pool, memory, image, uffd, options);
+		err = adopt_new(session, pool, memory, image, uffd, true, options);
 	close(uffd);
 	return err;
 }

@@ -84,6 +84,7 @@ struct infill_session {
 	struct pool_thread *thread;
 	int uffd;
 	int watch_fd;
+	int pagemap; /* of the VMM, for present_huge(); -1: none */
 	char *record_path;
 	struct timeline *timeline;
 	struct pagemap pm;

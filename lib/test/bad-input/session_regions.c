@@ -250,15 +250,83 @@ static void fault_outside_of_all_regions_is_an_error(void **state)
 	rig_stop(&rig);
 }
 
+/* Take all free huge pages but KEEP; the number taken. */
+static size_t empty_pool(void **page, size_t most, size_t keep)
+{
+	size_t count = 0;
+
+	while (count < most) {
+		page[count] = mmap(NULL, FAKE_HUGE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+		assert_true(page[count] != MAP_FAILED);
+		if (madvise(page[count], FAKE_HUGE, MADV_POPULATE_WRITE)) {
+			munmap(page[count], FAKE_HUGE);
+			break;
+		}
+		count++;
+	}
+	while (count && keep--)
+		munmap(page[--count], FAKE_HUGE);
+	return count;
+}
+
+struct huge {
+	bool adopt; /* the library does not know whose memory it is */
+	uint32_t fill;
+};
+
+/*
+ * The kernel says EEXIST where no huge page is free.  Taken for a page that is
+ * there, it would be zeros to the guest, or SIGBUS.
+ */
+static void huge_pages_that_run_out_are_an_error(void **state)
+{
+	const struct huge *row = *state;
+	struct rig rig = { .image = { .bytes = 16 * MIB, .seed = 166, .grain = FAKE_HUGE },
+			   .backing = INFILL_BACKING_HUGETLB, .page_size = FAKE_HUGE,
+			   .adopt = row->adopt, .session_options = { .fill = row->fill } };
+	struct fakevmm_load load = { .passes = 1 };
+	static void *page[4096];
+	size_t taken;
+
+	rig_need_userfaultfd();
+	rig_need_hugepages(8);
+	rig_prepare(&rig);
+	taken = empty_pool(page, 4096, 3);
+	assert_int_equal(rig_start_prepared(&rig), 0);
+	fakevmm_start(rig.vmm, &load);
+	assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_END, 20000), -ENOMEM);
+	rig_assert_says(infill_error(), "no huge page is free");
+	assert_int_equal(rig_events_count(rig.events, INFILL_EVENT_RESIDENT), 0);
+	assert_true(rig_counters(&rig).missing >= 5);
+	fakevmm_abandon(rig.vmm);
+	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
+	rig_stop(&rig);
+	while (taken)
+		munmap(page[--taken], FAKE_HUGE);
+}
+
+#define HUGE(name, row) \
+	{ "huge pages run out: " name, huge_pages_that_run_out_are_an_error, NULL, NULL, \
+	  (void *)(uintptr_t)(row) }
+
 int main(void)
 {
-	static struct CMUnitTest tests[SINGLE + PAIRS + MISFITS + 8];
+	static struct CMUnitTest tests[SINGLE + PAIRS + MISFITS + 12];
+	static const struct huge huge[] = {
+		{ false, INFILL_FILL_ALL }, { false, INFILL_FILL_NONE },
+		{ true, INFILL_FILL_ALL }, { true, INFILL_FILL_NONE },
+	};
 	const struct CMUnitTest more[] = {
 		cmocka_unit_test(too_many_regions_are_refused),
 		cmocka_unit_test(memory_without_regions_is_refused),
 		cmocka_unit_test(region_that_is_not_mapped_is_refused),
 		cmocka_unit_test(clone_of_huge_pages_is_refused),
 		cmocka_unit_test(fault_outside_of_all_regions_is_an_error),
+		HUGE("fill all, own memory", &huge[0]),
+		HUGE("fill none, own memory", &huge[1]),
+		HUGE("fill all, adopted", &huge[2]),
+		HUGE("fill none, adopted", &huge[3]),
 	};
 	size_t count = 0;
 
