@@ -284,7 +284,7 @@ static void page_that_came_otherwise_wakes_who_waits(void **state)
 			   .session_options = { .fill = INFILL_FILL_NONE } };
 	struct fakevmm_load load = { .passes = 1, .first = FAR, .count = 1 };
 	struct uffdio_copy copy = { .len = FAKE_PAGE, .mode = UFFDIO_COPY_MODE_DONTWAKE };
-	uint64_t *content = aligned_alloc(FAKE_PAGE, FAKE_PAGE);
+	static _Alignas(FAKE_PAGE) uint64_t content[FAKE_PAGE / sizeof(uint64_t)];
 	struct fakefuse fuse;
 
 	rig_on_fuse(&rig, &fuse, row);
@@ -299,7 +299,6 @@ static void page_that_came_otherwise_wakes_who_waits(void **state)
 	let_go(&fuse);
 	rig_assert_load(rig.vmm, fakevmm_finish(rig.vmm));
 	assert_int_equal(rig_counters(&rig).duplicates, 1);
-	free(content);
 	rig_stop(&rig);
 	fakefuse_stop(&fuse);
 }
