@@ -455,10 +455,23 @@ PRE_FAULT_TEST(write_intent)
 	kvm_vm_free(vm);
 }
 
+/* A page of a private mapping is the file's until it is copied. */
+static bool is_copied(u64 *mem, u64 *file)
+{
+	const u64 old = *file;
+	bool copied;
+
+	WRITE_ONCE(*file, ~old);
+	copied = READ_ONCE(*mem) != ~old;
+	WRITE_ONCE(*file, old);
+	return copied;
+}
+
 /* A write to a private mapping of a file stays private, prefaulted or not. */
 PRE_FAULT_TEST(private_file)
 {
-	const u64 size = 4 * page_size;
+	const u64 size = 4 * page_size, step = page_size / sizeof(u64);
+	const u64 words = size / sizeof(u64);
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	u64 *mem, *file;
@@ -478,10 +491,14 @@ PRE_FAULT_TEST(private_file)
 
 	/* One half is mapped from the file first, the other isn't. */
 	pre_fault(vcpu, TEST_GPA, size / 2, 0);
+	for (i = 0; i < words / 2; i += step)
+		TEST_ASSERT(!is_copied(&mem[i], &file[i]), "A read broke CoW");
 	pre_fault(vcpu, TEST_GPA, size, pft_write_flag());
+	for (i = 0; i < words; i += step)
+		TEST_ASSERT(is_copied(&mem[i], &file[i]), "A write didn't break CoW");
 	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
 
-	for (i = 0; i < size / sizeof(*mem); i += page_size / sizeof(*mem)) {
+	for (i = 0; i < words; i += step) {
 		TEST_ASSERT_EQ(mem[i], TEST_GVA + i * sizeof(*mem));
 		TEST_ASSERT_EQ(file[i], i * sizeof(*mem));
 	}
@@ -650,6 +667,16 @@ PRE_FAULT_TEST(guest_memfd)
 }
 
 #ifdef __x86_64__
+/* The guest wrote all pages, of which the host sees those that are shared. */
+static void check_shared(struct kvm_vm *vm, u64 offset, u64 size, bool shared)
+{
+	u64 end = offset + size;
+
+	for (; offset < end; offset += page_size)
+		TEST_ASSERT_EQ(*(u64 *)(pft_hva(vm) + offset),
+			       shared ? TEST_GVA + offset : offset);
+}
+
 /* A range of which one half is private memory, and the other shared. */
 PRE_FAULT_TEST(private_memory)
 {
@@ -670,13 +697,17 @@ PRE_FAULT_TEST(private_memory)
 	pre_fault(vcpu, TEST_GPA, size, 0);
 	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, false), 0);
 	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
+	check_shared(vm, 0, size / 2, false);
+	check_shared(vm, size / 2, size / 2, true);
 
 	/* Conversions unmap, and a prefault maps what the memory is now. */
+	pft_populate(pft_hva(vm), size);
 	vm_mem_set_shared(vm, TEST_GPA, size / 2);
 	vm_mem_set_private(vm, TEST_GPA + size / 2, size / 2);
 	pre_fault(vcpu, TEST_GPA, size, pft_write_flag());
 	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
-	TEST_ASSERT_EQ(*(u64 *)pft_hva(vm), TEST_GVA);
+	check_shared(vm, 0, size / 2, true);
+	check_shared(vm, size / 2, size / 2, false);
 
 	kvm_vm_free(vm);
 }

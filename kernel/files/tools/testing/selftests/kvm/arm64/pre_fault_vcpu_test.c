@@ -873,6 +873,81 @@ static void test_race(const void *arg)
 }
 
 /*
+ * Memory that userspace replaces while it's prefaulted.  If a prefault maps what
+ * it has looked up before, the guest never sees what replaced it.
+ */
+#define STALE_ROUNDS		500
+#define STALE_SECONDS		10
+
+static void guest_copy(u64 page_size)
+{
+	while (!READ_ONCE(guest_stop))
+		WRITE_ONCE(*(u64 *)(DATA_GPA + page_size), READ_ONCE(*(u64 *)DATA_GPA));
+	GUEST_SYNC(0);
+}
+
+struct pre_faulter {
+	struct kvm_vcpu *vcpu;
+	bool done;
+};
+
+static void *pre_fault_repeatedly(void *arg)
+{
+	u64 write = has_write_flag() ? KVM_PRE_FAULT_FLAG_WRITE : 0, i;
+	struct pre_faulter *pre_faulter = arg;
+
+	for (i = 0; !READ_ONCE(pre_faulter->done); i++)
+		pre_fault(pre_faulter->vcpu, DATA_GPA, psize, i % 4 == 3 ? write : 0);
+	return NULL;
+}
+
+static void wait_for(u64 *copy, u64 value)
+{
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (READ_ONCE(*copy) != value) {
+		TEST_ASSERT(timespec_elapsed(start).tv_sec < STALE_SECONDS,
+			    "The guest reads %lu from where there is %lu",
+			    READ_ONCE(*copy), value);
+		sched_yield();
+	}
+}
+
+static void test_stale(const void *arg)
+{
+	struct pre_faulter pre_faulter = {};
+	pthread_t threads[2];
+	struct kvm_vcpu *vcpus[2];
+	struct runner runner = {};
+	struct kvm_vm *vm;
+	u64 *mem, i;
+
+	mem = kvm_mmap(2 * psize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	vm = vm_create_with_vcpus(2, guest_copy, vcpus);
+	add_slot(vm, DATA_SLOT, 0, DATA_GPA, 2 * psize, mem);
+	vcpu_args_set(vcpus[0], 1, psize);
+	runner.vcpu = vcpus[0];
+	pre_faulter.vcpu = vcpus[1];
+
+	kvm_pthread_create(&threads[0], NULL, run_guest, &runner);
+	kvm_pthread_create(&threads[1], NULL, pre_fault_repeatedly, &pre_faulter);
+	for (i = 1; i <= STALE_ROUNDS; i++) {
+		TEST_ASSERT(!madvise(mem, psize, MADV_DONTNEED), "MADV_DONTNEED failed");
+		WRITE_ONCE(*mem, i);
+		wait_for(mem + psize / sizeof(u64), i);
+	}
+	WRITE_ONCE(pre_faulter.done, true);
+	write_guest_global(vm, guest_stop, true);
+	for (i = 0; i < ARRAY_SIZE(threads); i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	kvm_vm_free(vm);
+	kvm_munmap(mem, 2 * psize);
+	ksft_test_result_pass("Prefault of what userspace replaces\n");
+}
+
+/*
  * Memory tags.
  */
 #define MTE_TAG(tag)		((u64)(tag) << 56)
@@ -1065,6 +1140,7 @@ static const struct testcase {
 	{ test_pending_exit, &pending_exits[4] },
 	{ test_exec },
 	{ test_race },
+	{ test_stale },
 	{ test_mte },
 	{ test_protected },
 };
