@@ -19,8 +19,8 @@ KINDS = ("plain", "debug")
 KIND_FACTOR = {"plain": 1, "debug": 8}
 
 # Keys, and whether they must be there.
-MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "memory": True,
-                "boot": False, "says ": True, "skip ": False, "allow ": False}
+MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "cpus": True,
+                "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
 CASE_KEYS = {"about": True, "program": True, "arguments": False, "group": True, "timeout": True,
              "arch": False, "only": False, "boot": False, "memory": False, "thp": False,
              "hugepages-": False, "sysctl ": False, "write ": False}
@@ -111,6 +111,7 @@ class Machine:
         self.arch = one_of(path, "arch", values["arch"], ARCHES)
         self.qemu = shlex.split(values["qemu"])
         self.console = values["console"]
+        self.cpus = number(path, "cpus", values["cpus"])
         self.memory = number(path, "memory", values["memory"])
         self.boot = values.get("boot", "")
         # What its kernel must have said, or it is not the machine that it is called.

@@ -91,7 +91,8 @@ class Boot:
     def command(self, initrd, port):
         """The whole command line; the console and the results go to files of this process."""
         line = [*self.machine.qemu, "-nodefaults", "-no-user-config", "-display", "none",
-                *self.accelerator(), "-m", str(self.memory()), "-no-reboot",
+                *self.accelerator(), "-smp", str(self.options.cpus or self.machine.cpus),
+                "-m", str(self.memory()), "-no-reboot",
                 "-kernel", self.kernel.image, "-initrd", initrd, "-append", self.append(),
                 "-chardev", f"file,id=port,path=/dev/fd/{port}",
                 "-device", "virtserialport,chardev=port,name=lab"]

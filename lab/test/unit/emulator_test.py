@@ -32,7 +32,7 @@ GOOD_LOG = "printf '[ 0.1] mode\\nlab: start a\\nlab: end a\\nlab: power off\\nr
 
 class Machine:
     """A machine whose QEMU is a script."""
-    name, console, memory, boot, allows = "fake", "ttyX", 64, "", []
+    name, console, cpus, memory, boot, allows = "fake", "ttyX", 1, 64, "", []
     says = data.patterns({"mode": "it did not start"}, "fake")
 
     def __init__(self, script):
@@ -63,6 +63,7 @@ class Limits(emulator.Limits):
 class Options:
     """Those of lab/run that Boot reads."""
     icount = shell = gdb = patient = False
+    cpus = None
     limits = Limits("plain", False)
 
     def __init__(self, seconds=60):
