@@ -136,15 +136,14 @@ PRE_FAULT_TEST(signal_while_blocked)
 /* However often it is interrupted, a prefault that is repeated gets done. */
 PRE_FAULT_TEST(signal_storm)
 {
-	const struct itimerspec every_ms = {
-		.it_value.tv_nsec = 1000000, .it_interval.tv_nsec = 1000000,
-	};
 	struct sigevent event = {
 		.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1,
 	};
 	const u64 size = SZ_16M;
+	struct itimerspec soon = {};
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
+	long delay_ns = 1000000;
 	int interrupted = 0;
 	timer_t timer;
 
@@ -154,17 +153,29 @@ PRE_FAULT_TEST(signal_storm)
 	vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
 
 	TEST_ASSERT(!timer_create(CLOCK_MONOTONIC, &event, &timer), "timer_create() failed");
-	TEST_ASSERT(!timer_settime(timer, 0, &every_ms, NULL), "timer_settime() failed");
 
 	while (interrupted < 20) {
 		struct kvm_pre_fault_memory range = { .gpa = TEST_GPA, .size = size };
+		int before = interrupted;
 
 		while (range.size) {
-			int ret = __pre_fault(vcpu, &range);
+			int ret;
 
+			soon.it_value.tv_nsec = delay_ns;
+			TEST_ASSERT(!timer_settime(timer, 0, &soon, NULL),
+				    "timer_settime() failed");
+			ret = __pre_fault(vcpu, &range);
 			TEST_ASSERT(!ret || errno == EINTR, "Wanted EINTR, got errno %d", errno);
 			interrupted += ret || range.size;
+
+			/* The signal was first: how long a step takes isn't known. */
+			if (ret)
+				delay_ns = min(2 * delay_ns, NSEC_PER_SEC - 1);
 		}
+
+		/* And the other way round. */
+		if (interrupted == before)
+			delay_ns = max(delay_ns / 2, 1000L);
 	}
 
 	timer_delete(timer);
