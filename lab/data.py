@@ -15,12 +15,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHES = ("x86_64", "arm64")
 GROUPS = ("new", "upstream", "bench", "self")
 KINDS = ("plain", "debug")
+THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
 KIND_FACTOR = {"plain": 1, "debug": 8}
 
 # Keys, and whether they must be there.
 MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "cpus": True,
-                "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
+                "threads": True, "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
 CASE_KEYS = {"about": True, "program": True, "arguments": False, "group": True, "timeout": True,
              "arch": False, "only": False, "boot": False, "memory": False, "thp": False,
              "hugepages-": False, "sysctl ": False, "write ": False}
@@ -112,6 +113,8 @@ class Machine:
         self.qemu = shlex.split(values["qemu"])
         self.console = values["console"]
         self.cpus = number(path, "cpus", values["cpus"])
+        # Whether QEMU has a thread for each CPU, or one that takes turns.
+        self.threads = one_of(path, "threads", values["threads"], THREADS)
         self.memory = number(path, "memory", values["memory"])
         self.boot = values.get("boot", "")
         # What its kernel must have said, or it is not the machine that it is called.

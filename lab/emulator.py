@@ -86,7 +86,7 @@ class Boot:
         """How instructions are run."""
         if self.options.icount:
             return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
-        return ["-accel", "tcg,thread=multi"]
+        return ["-accel", f"tcg,thread={self.machine.threads}"]
 
     def command(self, initrd, port):
         """The whole command line; the console and the results go to files of this process."""

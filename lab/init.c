@@ -480,6 +480,59 @@ static pid_t start(char **words, struct output *output)
 	return pid;
 }
 
+/* Report the lines of a file of /proc as comments of the case, behind @what. */
+static void tell_file(const char *directory, const char *name, const char *what)
+{
+	char path[320], line[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	file = fopen(path, "r");
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		line[strcspn(line, "\n")] = '\0';
+		report(" # %s%s", what, line);
+	}
+	fclose(file);
+}
+
+/*
+ * What each thread of a case does that does not end: its state and times (stat), the system call it
+ * is in, or "running", and where it is in the kernel.  Without it, nobody who reads that a case took
+ * too long could tell a wait from a loop.
+ */
+static void tell_threads(void)
+{
+	char path[300];
+	struct dirent *process, *thread;
+	DIR *processes, *threads;
+
+	processes = opendir("/proc");
+	if (!processes)
+		return;
+	while ((process = readdir(processes))) {
+		pid_t pid = (pid_t)strtol(process->d_name, NULL, 10);
+
+		/* Kernel threads are not in a process group of their own; the case is in a session. */
+		if (pid <= 1 || getsid(pid) <= 1)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+		threads = opendir(path);
+		while (threads && (thread = readdir(threads))) {
+			if (thread->d_name[0] == '.')
+				continue;
+			snprintf(path, sizeof(path), "/proc/%d/task/%.20s", (int)pid, thread->d_name);
+			tell_file(path, "stat", "thread ");
+			tell_file(path, "syscall", "  system call ");
+			tell_file(path, "stack", "  ");
+		}
+		if (threads)
+			closedir(threads);
+	}
+	closedir(processes);
+}
+
 static void run(struct test *test, char **words)
 {
 	unsigned long taint_before = taint();
@@ -493,6 +546,8 @@ static void run(struct test *test, char **words)
 	how = follow(pid, &output, test->seconds, &status);
 	close(output.fd);
 	number = (int)test->seconds;
+	if (how && !strcmp(how, "timeout"))
+		tell_threads();
 	if (!how && WIFSIGNALED(status)) {
 		how = "signal";
 		number = WTERMSIG(status);
@@ -523,7 +578,7 @@ static void shell(void)
 		_exit(127);
 	}
 	while (waitpid(-1, NULL, 0) != pid)
-		;
+		tell_threads();
 	power_off();
 }
 

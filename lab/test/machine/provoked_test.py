@@ -87,6 +87,17 @@ def vanished():
         tap.equal(file.read().count("Linux version "), 3, "boots")
 
 
+@tap.test("of a case that does not end, what each of its threads waits for is told")
+def threads():
+    Once.get()
+    with open(os.path.join(FOLDER, "self-hang.out"), encoding="utf-8") as file:
+        lines = [line for line in file.read().splitlines() if line.startswith("# ")]
+    # The program and its child, both in pause(), and nothing else that runs in the machine.
+    tap.equal(sum(line.startswith("# thread ") for line in lines), 2, f"threads in {lines}")
+    tap.equal(sum("# " + "  system call 34 " in line for line in lines), 2, f"system calls in {lines}")
+    tap.equal(sum("sys_pause" in line for line in lines), 2, f"places in the kernel in {lines}")
+
+
 @tap.test("what a case prints is in a file of its name, and with --output in another")
 def output():
     target = os.path.join(os.environ["TMPDIR"], "out")

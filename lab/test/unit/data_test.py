@@ -17,7 +17,7 @@ import initrd
 
 GOOD = {"about": "text", "program": "t", "group": "new", "timeout": "5"}
 MACHINE = {"about": "text", "arch": "arm64", "qemu": "qemu-system-aarch64 -cpu max", "console": "ttyAMA0",
-           "cpus": "2", "memory": "512", "says a \\d": "why"}
+           "cpus": "2", "threads": "multi", "memory": "512", "says a \\d": "why"}
 
 
 def write(name, values, extra=""):

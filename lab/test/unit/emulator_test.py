@@ -32,7 +32,7 @@ GOOD_LOG = "printf '[ 0.1] mode\\nlab: start a\\nlab: end a\\nlab: power off\\nr
 
 class Machine:
     """A machine whose QEMU is a script."""
-    name, console, cpus, memory, boot, allows = "fake", "ttyX", 1, 64, "", []
+    name, console, cpus, threads, memory, boot, allows = "fake", "ttyX", 1, "single", 64, "", []
     says = data.patterns({"mode": "it did not start"}, "fake")
 
     def __init__(self, script):

@@ -155,6 +155,7 @@ static u64 run(struct gmem_vm *g, struct kvm_vcpu *vcpu, u64 *sum)
 
 		if (!is_userfault_exit(vcpu, ret, err)) {
 			TEST_ASSERT(!ret, KVM_IOCTL_ERROR(KVM_RUN, ret));
+			TEST_ASSERT_KVM_EXIT_REASON(vcpu, UCALL_EXIT_REASON);
 			break;
 		}
 		page = (vcpu->run->memory_fault.gpa - GMEM_GPA) / page_size;
