@@ -13,7 +13,7 @@ import shlex
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHES = ("x86_64", "arm64")
-GROUPS = ("new", "upstream", "bench", "self")
+GROUPS = ("new", "upstream", "bench", "soak", "self")
 KINDS = ("plain", "debug")
 THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
