@@ -6,6 +6,7 @@
  * a new one for KVM, i.e. the file has to be bound to that, whatever faults,
  * punches a hole or closes the file in the meantime.
  */
+#include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/sizes.h>
 #include <pthread.h>
@@ -467,6 +468,91 @@ static void test_delete(void)
 	free_vm(&g);
 }
 
+/* Have slab allocations fail that may sleep, too, and tell of it in no log. */
+static bool prepare_failures(void)
+{
+	static const char * const settings[][2] = {
+		{ "/sys/kernel/debug/failslab/verbose", "0" },
+		{ "/sys/kernel/debug/failslab/ignore-gfp-wait", "N" },
+	};
+	int i, fd;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		fd = open(settings[i][0], O_WRONLY);
+		if (fd < 0)
+			return false;
+		TEST_ASSERT(write(fd, settings[i][1], 1) == 1, "Write to %s failed, errno %d",
+			    settings[i][0], errno);
+		close(fd);
+	}
+	return true;
+}
+
+/* Try to toggle the flag, with the @nth allocation failing.  False if it has fewer. */
+static bool toggle_with_failure(struct gmem_vm *g, int fail_nth, int nth, int *nr_failed)
+{
+	struct kvm_userspace_memory_region2 region = g->region;
+	char text[16] = {};
+	int ret, err;
+
+	region.flags ^= KVM_MEM_USERFAULT;
+	snprintf(text, sizeof(text), "%d", nth);
+	TEST_ASSERT(pwrite(fail_nth, text, strlen(text), 0) > 0, "Can't ask for a failure");
+	ret = __set_region(g, &region);
+	err = errno;
+	memset(text, 0, sizeof(text));
+	TEST_ASSERT(pread(fail_nth, text, sizeof(text) - 1, 0) > 0, "Can't tell if it failed");
+	TEST_ASSERT(pwrite(fail_nth, "0", 1, 0) == 1, "Can't end failures");
+
+	TEST_ASSERT(!ret || err == ENOMEM, "Toggling failed, errno %d", err);
+	if (!ret)
+		g->region.flags = region.flags;
+	else
+		++*nr_failed;
+
+	/* Whether it's set or not, the file is bound to what is the memslot now. */
+	userfault_set(g->bitmap, 0, NR_PAGES);
+	punch_hole(g, 0, NR_PAGES);
+	if (!(g->region.flags & KVM_MEM_USERFAULT)) {
+		u64 page, sum;
+
+		TEST_ASSERT_EQ(run(g, g->vcpus[0], &sum), 0);
+		TEST_ASSERT_EQ(sum, 0);
+		for (page = 0; page < NR_PAGES; page++)
+			fill(g, page);
+	}
+	assert_works(g, "toggling while allocations fail");
+	return atoi(text) == 0;
+}
+
+/* Out of memory, toggling fails or it doesn't, and nothing is lost. */
+static void test_failed_allocations(void)
+{
+	int fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	int nth, nr_failed = 0, i;
+	struct gmem_vm g;
+
+	if (fail_nth < 0 || !prepare_failures()) {
+		pr_info("Skipping failures, which need CONFIG_FAILSLAB and debugfs\n");
+		return;
+	}
+	pr_info("Testing toggles with each allocation failing\n");
+	create_vm(&g);
+	for (i = 0; i < 2; i++) {
+		u32 from = g.region.flags;
+
+		for (nth = 1; toggle_with_failure(&g, fail_nth, nth, &nr_failed); nth++) {
+			if (g.region.flags != from)
+				set_region(&g, from);
+			TEST_ASSERT(nth < 1000, "Too many allocations");
+		}
+	}
+	pr_info("%d toggles failed\n", nr_failed);
+	TEST_ASSERT(nr_failed, "No failure made a toggle fail");
+	close(fail_nth);
+	free_vm(&g);
+}
+
 int main(void)
 {
 	struct kvm_vm *vm;
@@ -486,6 +572,7 @@ int main(void)
 	test_closed_file(false);
 	test_closed_file(true);
 	test_delete();
+	test_failed_allocations();
 	test_toggle_under_load(false);
 	test_toggle_under_load(true);
 
