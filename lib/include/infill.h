@@ -10,6 +10,7 @@
  * comes from), a `memory` (the guest's regions) and a userfaultfd, and is run
  * by one thread of a `pool`.  That thread alone reads the userfaultfd and
  * alone installs pages, so a balloon's REMOVE can never race with an install.
+ * (With KVM Userfault, infill_session_start_vm(), the vCPUs' threads do, too.)
  * What it knows about each page is kept in a memfd, so that another process
  * can go on from it (infill_session_resume()).
  *
@@ -108,6 +109,8 @@ enum infill_backing {
 	INFILL_BACKING_ANON = 0, /* private anonymous memory */
 	INFILL_BACKING_SHMEM,    /* a memfd or tmpfs file */
 	INFILL_BACKING_HUGETLB,  /* hugetlbfs or MAP_HUGETLB */
+	INFILL_BACKING_GUEST_MEMFD, /* a guest_memfd, mapped at hva (GUEST_MEMFD_FLAG_MMAP):
+				       only for infill_session_start_vm() */
 };
 
 struct infill_region {
@@ -119,6 +122,14 @@ struct infill_region {
 	uint64_t page_size; /* granule of the mapping: 4096 (default) or 2 MiB */
 	uint32_t backing;   /* enum infill_backing */
 	uint32_t reserved;
+	/* The memslot; for infill_session_start_vm(), else 0. */
+	uint32_t slot;               /* its number; address space in bits 16 to 31 */
+	uint32_t slot_flags;         /* its KVM_MEM_*, but for KVM_MEM_USERFAULT */
+	uint64_t guest_memfd_offset; /* with KVM_MEM_GUEST_MEMFD: where it begins there */
+	int32_t guest_memfd;         /* ... and the file; the caller's */
+	uint32_t reserved_slot;
+	uint64_t fill_hva; /* guest_memfd: another mapping of it, where content is
+			      written; 0: hva */
 };
 
 #define INFILL_MEMORY_REGIONS_MAX 64
@@ -218,7 +229,8 @@ struct infill_event {
  * Called on the pool's thread (TRACE_IGNORED: by the function that starts the
  * session; RECORDED and TRACE_FAILED: by a thread that writes the file, or by
  * infill_session_stop()): must not block and must not call back into the
- * session, but for infill_session_counters().
+ * session, but for infill_session_counters().  With KVM Userfault vCPUs'
+ * threads call it, too.
  */
 typedef void infill_event_fn(struct infill_session *session, const struct infill_event *event,
 			     void *arg);
@@ -244,7 +256,15 @@ struct infill_session_options {
 					up, the VMM is gone; <= 0: none.  Duplicated */
 	infill_event_fn *event;      /* NULL: none */
 	void *event_arg;
+	uint32_t flags;              /* INFILL_SESSION_* */
+	uint32_t reserved_flags;
 };
+
+/*
+ * Of infill_session_start_vm(): map by KVM_PRE_FAULT_MEMORY what an exit has
+ * filled beyond the page that the guest asked for, where it is enough to pay.
+ */
+#define INFILL_SESSION_PREFAULT (1u << 0)
 
 /*
  * Create a userfaultfd for MEMORY of this process, register all of it and
@@ -269,6 +289,39 @@ int infill_session_start(struct infill_session **session, struct infill_pool *po
 int infill_session_adopt(struct infill_session **session, struct infill_pool *pool,
 			 const struct infill_memory *memory, struct infill_image *image, int uffd,
 			 const struct infill_session_options *options);
+
+/*
+ * Serve a VM of this process by KVM Userfault: VM_FD is KVM's.  For each region
+ * its memslot is created, or set anew if it exists, with KVM_MEM_USERFAULT; no
+ * vCPU may be in KVM_RUN.  A vCPU that needs a missing page exits, and its
+ * thread fills the page: see infill_vcpu_exit().  When nothing is missing the
+ * flag is taken off again (INFILL_EVENT_RESIDENT).
+ *
+ * What KVM, or this process, accesses itself does not exit.  Memory that is no
+ * guest_memfd is watched by a userfaultfd for that, and is filled by it alone:
+ * this process must not write to it.  A guest_memfd cannot be watched: give
+ * what KVM accesses there (the clocks and other pages that it shares with the
+ * guest) to infill_session_fill() before a vCPU runs.  All memory must read as
+ * zero at the start.
+ *
+ * MEMORY is copied; IMAGE, POOL, VM_FD's VM and the regions must outlive the
+ * session.  infill_session_stop() before INFILL_EVENT_RESIDENT leaves the flag
+ * on: vCPUs that miss a page then exit, and nobody fills it.
+ *
+ * -EOPNOTSUPP: the kernel, or this kind of VM, has no KVM Userfault, or a
+ * region's pages are smaller than the host's; -EPERM, -ENOSYS: as
+ * infill_session_start(); -EINVAL: a cache, or a memslot that KVM refuses.
+ */
+int infill_session_start_vm(struct infill_session **session, struct infill_pool *pool, int vm_fd,
+			    const struct infill_memory *memory, struct infill_image *image,
+			    const struct infill_session_options *options);
+
+/*
+ * Of a session of infill_session_start_vm(): have LENGTH bytes from GPA on in
+ * memory before this returns.  Any thread.  -EFAULT: not all of it is in the
+ * session's memslots; -EHWPOISON: a page cannot be read; the session's error.
+ */
+int infill_session_fill(struct infill_session *session, uint64_t gpa, uint64_t length);
 
 /*
  * Go on with a session whose process died.  STATE_FD is the memfd that
@@ -350,6 +403,7 @@ struct infill_counters {
 	uint64_t resident_ns;
 	uint64_t missing;       /* pages that still have to come from the image; only falls */
 	uint64_t latency_count; /* latencies that were taken */
+	uint64_t prefault_bytes;/* mapped by KVM_PRE_FAULT_MEMORY */
 };
 
 /* Any thread; also after the session ended. */
@@ -371,6 +425,40 @@ int infill_session_error(const struct infill_session *session, const char **text
  * zeros.  A recording that is open is written.  NULL is ignored.
  */
 void infill_session_stop(struct infill_session *session);
+
+/* ---- vcpu: exits of KVM Userfault ---------------------------------------- */
+
+struct infill_vcpu;
+struct kvm_run;
+
+/*
+ * A vCPU of the VM that SESSION serves (infill_session_start_vm()).  VCPU_FD is
+ * KVM's and must stay open until infill_vcpu_free().  Any thread; what follows
+ * is called by the thread that runs the vCPU.
+ */
+int infill_vcpu_new(struct infill_vcpu **vcpu, struct infill_session *session, int vcpu_fd);
+
+/*
+ * KVM_RUN has failed with EFAULT: fill the page that RUN says is missing, with
+ * what is likely wanted with it, on this thread.
+ *
+ *   0           it is there: KVM_RUN again
+ *   1           RUN is no exit of KVM Userfault: it is the caller's
+ *   -EHWPOISON  the page cannot be read, and never will: have the guest take a
+ *               memory error, or stop the vCPU
+ *   -errno      the session cannot go on (-ESTALE: the image has changed, ...)
+ */
+int infill_vcpu_exit(struct infill_vcpu *vcpu, const struct kvm_run *run);
+
+/*
+ * Before the first KVM_RUN: map what of the trace is in memory, in first-touch
+ * order, by KVM_PRE_FAULT_MEMORY, about BYTES at most (0: all).  The vCPUs of a
+ * session share the trace between them.  0, or -EOPNOTSUPP: not for this VM.
+ */
+int infill_vcpu_prefault(struct infill_vcpu *vcpu, uint64_t bytes);
+
+/* Before infill_session_stop().  NULL is ignored. */
+void infill_vcpu_free(struct infill_vcpu *vcpu);
 
 /* ---- server: a pager for VMMs that speak Firecracker's protocol ---------- */
 

@@ -146,16 +146,6 @@ static bool start_run(struct infill_session *s, struct queue_run run, enum why w
 	return ok;
 }
 
-/* Pages of a hole are settled without an install. */
-static void settle_hole(struct infill_session *s, const struct queue_run *run)
-{
-	int err = pagemap_move(&s->pm, run->page, run->count, PAGE_REMOVED);
-
-	if (err)
-		session_fail(s, err);
-	session_check_resident(s);
-}
-
 /* A fault waits for it.  The trace goes on: it is what the guest touches next. */
 static bool disk_is_taken(const struct infill_session *s)
 {
@@ -174,7 +164,7 @@ static bool fetch(struct infill_session *s, uint64_t now)
 	    !queue_next(s, CHUNK_MAX, now, &run))
 		return false;
 	if (run.hole)
-		settle_hole(s, &run);
+		fill_hole(s, run.region, run.page, run.count);
 	else if (!start_run(s, run, run.trace ? WHY_TRACE : WHY_REST))
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
 	return true;

@@ -222,6 +222,9 @@ static int serve_one(struct infill_session *s, struct waiting *w)
 		return fill_zero(s, r, w->page);
 	case PAGE_POISONED:
 		return fill_poison(s, r, w->page, -EIO);
+	case PAGE_FILLING: /* by a vCPU, which wakes whoever waits, however it ends */
+		demand_settled(s, w->page, 1);
+		return 0;
 	default:
 		return serve_missing(s, r, w);
 	}
@@ -349,7 +352,7 @@ void demand_resume(struct infill_session *s)
 {
 	apply_removes(s);
 	clear_events(s);
-	for (unsigned i = 0; i < s->pm.header->regions; i++)
+	for (unsigned i = 0; i < s->pm.header->regions && s->uffd >= 0; i++)
 		uffd_wake(s->uffd, s->pm.header->region[i].hva, s->pm.header->region[i].length);
 }
 

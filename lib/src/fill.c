@@ -16,6 +16,7 @@
 #include "image.h"
 #include "present.h"
 #include "uffd.h"
+#include "userfault.h"
 
 #define NO_MEMORY_NS 5000000000u /* so long may installs fail with ENOMEM */
 #define GAP_TRIES 64             /* to find a gap between two removals */
@@ -46,6 +47,12 @@ static int install_once(struct infill_session *s, const struct pagemap_region *r
 	uint64_t hva = pagemap_hva(r, page), length = count * r->page_size;
 	int err;
 
+	if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
+		/* Nobody can fault there but KVM Userfault's vCPUs, and what is new reads as zero. */
+		err = how == HOW_COPY ? userfault_write(s->userfault, r, page, count, data) : 0;
+		*done = err ? 0 : count;
+		return err;
+	}
 	if (how == HOW_ZERO && r->backing == INFILL_BACKING_HUGETLB) {
 		data = zeros();
 		how = HOW_COPY;
@@ -145,6 +152,25 @@ static int no_memory(struct infill_session *s, const struct pagemap_region *r)
 			       "no memory within the limits of the VMM's control group");
 }
 
+/* COUNT pages of this thread's are there, or read as zero: vCPUs may have them. */
+static int hand_over(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		     uint64_t count, enum page_state to)
+{
+	int err = pagemap_move(&s->pm, page, count, to);
+
+	if (!err && s->userfault)
+		userfault_clear(s->userfault, r, page, count);
+	return err;
+}
+
+/* They are not, and somebody else may try. */
+static void put_back(struct infill_session *s, uint64_t page, uint64_t count)
+{
+	pagemap_move(&s->pm, page, count, PAGE_MISSING);
+	if (s->userfault)
+		userfault_wake(s->userfault, page, count);
+}
+
 /*
  * One page stopped an install with ERR.  0: it is settled, go on behind it;
  * else stop.  The page is in PAGE_FILLING.
@@ -155,14 +181,12 @@ static int settle_odd(struct infill_session *s, const struct pagemap_region *r, 
 	switch (err) {
 	case -EEXIST: /* somebody was first; a thread may wait for it all the same */
 		stats_add(&s->pm.stats->duplicates, 1);
-		err = pagemap_move(&s->pm, page, 1, PAGE_PRESENT);
+		err = hand_over(s, r, page, 1, PAGE_PRESENT);
 		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
 		demand_settled(s, page, 1);
 		return err;
 	case -ENOENT: /* the VMM has unmapped it, or moved it away */
-		err = pagemap_move(&s->pm, page, 1, PAGE_MISSING);
-		if (!err)
-			err = pagemap_move(&s->pm, page, 1, PAGE_REMOVED);
+		err = hand_over(s, r, page, 1, PAGE_REMOVED);
 		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
 		demand_settled(s, page, 1);
 		return err;
@@ -193,7 +217,7 @@ static int stop(struct infill_session *s, int err)
 static int installed(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		     uint64_t n, enum how how, enum why why)
 {
-	int err = pagemap_move(&s->pm, page, n, PAGE_PRESENT);
+	int err = hand_over(s, r, page, n, PAGE_PRESENT);
 
 	s->retries = 0;
 	s->no_memory_ns = 0;
@@ -205,14 +229,22 @@ static int installed(struct infill_session *s, const struct pagemap_region *r, u
 /*
  * Install a run of missing pages, all in one way.  The kernel answers ENOENT
  * to a range that crosses a border of VMAs, which mprotect() and madvise() on
- * a part of the memory make: then shorter ranges are tried.
+ * a part of the memory make: then shorter ranges are tried.  Where a vCPU was
+ * first, it wakes who waits for the page, and the run ends before it.
  */
 static int put(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 	       uint64_t count, const char *data, enum how how, enum why why, uint64_t *settled)
 {
-	int err = pagemap_move(&s->pm, page, count, PAGE_FILLING);
-	uint64_t most = count;
+	uint64_t most;
+	int err = 0;
 
+	count = pagemap_claim(&s->pm, page, count);
+	if (!count) {
+		demand_settled(s, page, 1);
+		*settled = 1;
+		return 0;
+	}
+	most = count;
 	for (*settled = 0; !err && *settled < count;) {
 		uint64_t at = page + *settled, left = count - *settled, n;
 		uint64_t try = left < most ? left : most;
@@ -236,18 +268,32 @@ static int put(struct infill_session *s, const struct pagemap_region *r, uint64_
 	if (!err)
 		return 0;
 	if (*settled < count)
-		pagemap_move(&s->pm, page + *settled, count - *settled, PAGE_MISSING);
+		put_back(s, page + *settled, count - *settled);
 	return stop(s, err);
 }
 
 /* Zero pages that nobody touched: the kernel gives zeros by itself, later. */
-static int leave_zero(struct infill_session *s, uint64_t page, uint64_t count)
+static int leave_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		      uint64_t count, uint64_t *settled)
 {
-	int err = pagemap_move(&s->pm, page, count, PAGE_REMOVED);
+	uint64_t mine = pagemap_claim(&s->pm, page, count);
+	int err = mine ? hand_over(s, r, page, mine, PAGE_REMOVED) : 0;
 
+	*settled = mine ? mine : 1; /* that one is a vCPU's */
 	if (err)
 		session_fail(s, err);
 	return err;
+}
+
+void fill_hole(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	       uint64_t count)
+{
+	uint64_t settled;
+	int err = 0;
+
+	for (uint64_t done = 0; !err && done < count; done += settled)
+		err = leave_zero(s, r, page + done, count - done, &settled);
+	session_check_resident(s);
 }
 
 static int put_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
@@ -256,8 +302,7 @@ static int put_data(struct infill_session *s, const struct pagemap_region *r, ui
 	int err = 0;
 
 	if (zero && why == WHY_REST) {
-		*settled = count;
-		return leave_zero(s, page, count);
+		return leave_zero(s, r, page, count, settled);
 	}
 	if (zero)
 		return put(s, r, page, count, NULL, HOW_ZERO, why, settled);
@@ -303,6 +348,7 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 			err = put_data(s, r, page + *done, n, from + i * r->page_size, zero[i], why,
 				       &settled);
 			*done += settled;
+			n = settled; /* on: the next may be a vCPU's */
 		}
 	}
 	session_check_resident(s);
@@ -383,6 +429,16 @@ int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_
 	return 0;
 }
 
+/* Its bit stays set: a vCPU that needs the page is told by its exit. */
+static int poisoned(struct infill_session *s, uint64_t page)
+{
+	int err = pagemap_move(&s->pm, page, 1, PAGE_POISONED);
+
+	if (!err && s->userfault)
+		userfault_wake(s->userfault, page, 1);
+	return err;
+}
+
 int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64_t page, int error)
 {
 	uint64_t n, offset = pagemap_offset(r, page);
@@ -397,15 +453,17 @@ int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64
 		demand_settled(s, page, 1);
 		return 0;
 	}
-	err = pagemap_move(&s->pm, page, 1, PAGE_FILLING);
+	if (!pagemap_claim(&s->pm, page, 1)) { /* a vCPU tries to read it */
+		demand_settled(s, page, 1);
+		return 0;
+	}
+	err = install(s, r, page, 1, NULL, HOW_POISON, WHY_DEMAND, &n);
 	if (!err)
-		err = install(s, r, page, 1, NULL, HOW_POISON, WHY_DEMAND, &n);
-	if (!err)
-		err = pagemap_move(&s->pm, page, 1, PAGE_POISONED);
+		err = poisoned(s, page);
 	else if (err == -EEXIST || err == -ENOENT)
 		return settle_odd(s, r, page, err);
 	if (err) {
-		pagemap_move(&s->pm, page, 1, PAGE_MISSING);
+		put_back(s, page, 1);
 		if (err == -EINVAL || err == -ENOTTY)
 			err = err_set(-EOPNOTSUPP,
 				      "%s: offset %llu cannot be read (%s), and this kernel cannot "

@@ -27,6 +27,10 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		uint64_t count, enum why why, uint64_t *done);
 
+/* Pages of a hole are settled without an install. */
+void fill_hole(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	       uint64_t count);
+
 /* Install zeros for a page that was removed, or that is in a hole, or was dropped. */
 int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
 

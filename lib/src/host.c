@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stddef.h>
@@ -21,6 +20,7 @@
 
 #include "err.h"
 #include "infill.h"
+#include "kvm_api.h"
 
 /* The oldest headers that are supported (Linux 5.15) lack these. */
 #ifndef USERFAULTFD_IOC_NEW
@@ -28,9 +28,6 @@
 #endif
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef KVM_CAP_PRE_FAULT_MEMORY
-#define KVM_CAP_PRE_FAULT_MEMORY 236
 #endif
 
 #define DEVICE "/dev/userfaultfd"
@@ -195,11 +192,10 @@ static void probe_kvm(struct infill_host *host)
 	host->kvm_pre_fault = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY);
 	if (host->kvm_pre_fault < 0)
 		host->kvm_pre_fault = 0;
-	/*
-	 * KVM Userfault's capability has no number upstream yet.  Asking for one
-	 * that is guessed could find another capability, so it is absent.
-	 */
-	host->kvm_userfault = 0;
+	/* The number is the series', far from those that releases have given away. */
+	host->kvm_userfault = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT);
+	if (host->kvm_userfault < 0)
+		host->kvm_userfault = 0;
 	close(fd);
 }
 

@@ -36,10 +36,12 @@ static int verify_kind(const struct infill_region *r)
 {
 	if (r->page_size != SMALL && r->page_size != LARGE)
 		return bad(r, "page_size must be 4096 or 2097152");
-	if (r->backing > INFILL_BACKING_HUGETLB)
+	if (r->backing > INFILL_BACKING_GUEST_MEMFD)
 		return bad(r, "backing is not known");
 	if (r->backing == INFILL_BACKING_HUGETLB && r->page_size != LARGE)
 		return bad(r, "hugetlb memory needs a page_size of 2097152");
+	if (r->reserved_slot)
+		return bad(r, "reserved_slot must be 0");
 	return 0;
 }
 
@@ -221,6 +223,8 @@ static int take_unplaced(struct infill_region *r, const struct infill_region *re
 	if (code)
 		return code;
 	r->hva = 0;
+	if (r->backing == INFILL_BACKING_GUEST_MEMFD)
+		return bad(r, "a guest_memfd is made and mapped by who made the VM");
 	code = verify_kind(r);
 	return code ? code : verify_place(r);
 }

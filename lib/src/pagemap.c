@@ -37,8 +37,8 @@ static const uint8_t may_come_from[PAGE_STATES] = {
 	[PAGE_MISSING] = FROM(PAGE_FILLING),
 	[PAGE_FILLING] = FROM(PAGE_MISSING),
 	[PAGE_PRESENT] = FROM(PAGE_FILLING),
-	[PAGE_REMOVED] = FROM(PAGE_MISSING) | FROM(PAGE_PRESENT) | FROM(PAGE_POISONED) |
-			 FROM(PAGE_REMOVED),
+	[PAGE_REMOVED] = FROM(PAGE_MISSING) | FROM(PAGE_FILLING) | FROM(PAGE_PRESENT) |
+			 FROM(PAGE_POISONED) | FROM(PAGE_REMOVED),
 	[PAGE_POISONED] = FROM(PAGE_FILLING),
 };
 
@@ -270,10 +270,26 @@ int pagemap_move(struct pagemap *pm, uint64_t page, uint64_t count, enum page_st
 	}
 	for (uint64_t i = 0; i < count; i++)
 		atomic_store_explicit(&pm->state[page + i], to, memory_order_release);
-	/* Other threads look at it: see pagemap_missing(). */
-	__atomic_store_n(&pm->missing, pm->missing - was + (is_missing(to) ? count : 0),
-			 __ATOMIC_RELAXED);
+	/* Other threads look at it, see pagemap_missing(), or move pages of their own. */
+	was -= is_missing(to) ? count : 0;
+	if (was)
+		__atomic_fetch_sub(&pm->missing, was, __ATOMIC_RELAXED);
 	return 0;
+}
+
+uint64_t pagemap_claim(struct pagemap *pm, uint64_t page, uint64_t count)
+{
+	uint64_t n = 0;
+
+	for (; n < count; n++) {
+		uint8_t from = PAGE_MISSING;
+
+		if (!atomic_compare_exchange_strong_explicit(&pm->state[page + n], &from, PAGE_FILLING,
+							     memory_order_acquire,
+							     memory_order_relaxed))
+			break;
+	}
+	return n;
 }
 
 uint64_t pagemap_run(const struct pagemap *pm, uint64_t page, uint64_t count,
@@ -309,4 +325,12 @@ uint64_t pagemap_next(const struct pagemap *pm, uint64_t page, uint64_t end, enu
 		page += 8;
 	}
 	return end;
+}
+
+bool pagemap_settled(const struct pagemap *pm)
+{
+	uint64_t end = pm->header->pages;
+
+	return pagemap_next(pm, 0, end, PAGE_MISSING) == end &&
+	       pagemap_next(pm, 0, end, PAGE_FILLING) == end;
 }

@@ -16,6 +16,7 @@
  *
  *   missing   -> filling    about to be installed
  *   missing   -> removed    the VMM gave the page up, or its content is zero
+ *   filling   -> removed    its content is zero, and need not be installed
  *   filling   -> present    installed, or found installed (EEXIST)
  *   filling   -> missing    put off (EAGAIN), or its process died
  *   filling   -> poisoned   cannot be read
@@ -34,7 +35,10 @@
  * Events are read into the file before they are looked at and are cleared
  * after they are applied, so that a process can die in between.
  *
- * One thread writes; any thread or process reads states and stats.
+ * A session on a userfaultfd has one thread that writes.  With KVM Userfault
+ * vCPUs fill pages, too: who moves a page from missing to filling, by
+ * pagemap_claim(), owns it until it moves it on.  Any thread or process reads
+ * states and stats.
  * Internal.  The layout is private to one build of the library (PAGEMAP_LAYOUT
  * is checked): the process that resumes is the same program.
  */
@@ -142,9 +146,19 @@ static inline uint64_t pagemap_missing(const struct pagemap *pm)
  */
 int pagemap_move(struct pagemap *pm, uint64_t page, uint64_t count, enum page_state to);
 
+/*
+ * Move those of at most COUNT pages from PAGE on that are missing, up to the
+ * first that is not, to PAGE_FILLING, and return how many: they are the
+ * caller's, and no other thread's.
+ */
+uint64_t pagemap_claim(struct pagemap *pm, uint64_t page, uint64_t count);
+
 /* How many of at most COUNT pages from PAGE on are in STATE, counted from the first. */
 uint64_t pagemap_run(const struct pagemap *pm, uint64_t page, uint64_t count,
 		     enum page_state state);
+
+/* Is no page missing or being filled?  Looks at all of them. */
+bool pagemap_settled(const struct pagemap *pm);
 
 /* The first page from PAGE on, before END, in STATE; END if none. */
 uint64_t pagemap_next(const struct pagemap *pm, uint64_t page, uint64_t end,

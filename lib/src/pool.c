@@ -116,7 +116,7 @@ static int watch_vmm(struct pool_thread *t, struct infill_session *s)
 
 static void let_in(struct pool_thread *t, struct infill_session *s)
 {
-	int err = watch(t, s->uffd, EPOLLIN, s, SOURCE_UFFD);
+	int err = s->uffd >= 0 ? watch(t, s->uffd, EPOLLIN, s, SOURCE_UFFD) : 0;
 
 	if (!err)
 		err = watch_vmm(t, s);
@@ -131,7 +131,8 @@ static void let_in(struct pool_thread *t, struct infill_session *s)
 /* Its fds leave the epoll set. */
 static void stop_watching(struct pool_thread *t, struct infill_session *s)
 {
-	epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
+	if (s->uffd >= 0)
+		epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
 	if (s->watch_fd >= 0)
 		epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->watch_fd, NULL);
 }
@@ -203,6 +204,9 @@ static void take_commands(struct pool_thread *t)
 		}
 		free(c);
 	}
+	/* vCPUs may have filled what was left: see pool_wake(). */
+	for (struct infill_session *s = t->sessions; s; s = s->next)
+		session_check_resident(s);
 }
 
 static void take_reads(struct pool_thread *t)
@@ -456,6 +460,11 @@ void infill_pool_free(struct infill_pool *pool)
 		thread_free(t);
 	}
 	free(pool);
+}
+
+void pool_wake(struct infill_session *s)
+{
+	wake(s->thread);
 }
 
 static int command(struct pool_thread *t, struct infill_session *s, bool add)

@@ -17,6 +17,9 @@ int pool_add(struct infill_pool *pool, struct infill_session *s);
 /* Take it back: returns when the thread has let go of it. */
 void pool_remove(struct infill_session *s);
 
+/* Have the session's thread look whether pages are missing still, or a recording is over.  Any thread. */
+void pool_wake(struct infill_session *s);
+
 /*
  * For the session's thread: its reader, and a buffer for what is read and
  * installed at once, page aligned, for up to SLICE_MAX bytes or a huge page.

@@ -22,6 +22,8 @@
 #include "session.h"
 #include "thread.h"
 #include "uffd.h"
+#include "userfault.h"
+#include "vcpu.h"
 
 #define RECORD_SETTLE_NS 1000000000u
 #define RECORD_TIME_NS 30000000000u
@@ -55,13 +57,18 @@ void session_reach(struct infill_session *s, enum infill_wait what)
 
 void session_fail(struct infill_session *s, int code)
 {
-	if (s->over)
-		return;
-	s->over = true;
+	bool late;
+
 	pthread_mutex_lock(&s->lock);
-	s->error = code;
-	strncpy(s->text, err_text(), sizeof(s->text) - 1);
+	late = s->over;
+	if (!late) {
+		s->error = code;
+		strncpy(s->text, err_text(), sizeof(s->text) - 1);
+		s->over = true;
+	}
 	pthread_mutex_unlock(&s->lock);
+	if (late)
+		return;
 	timeline_mark(s->timeline, stats_now(), "error");
 	session_event(s, INFILL_EVENT_ERROR, code, 0, 0, s->text);
 	session_reach(s, INFILL_WAIT_END);
@@ -78,31 +85,55 @@ void session_end(struct infill_session *s)
 	session_reach(s, INFILL_WAIT_END);
 }
 
+/* No userfaultfd can watch a guest_memfd. */
+static bool has_uffd(const struct pagemap_region *r)
+{
+	return r->backing != INFILL_BACKING_GUEST_MEMFD;
+}
+
 /*
  * Nothing is missing: from now on the kernel alone gives the guest what it
  * needs, and huge pages can form.  Pages that read as zero need no install.
  * Memory of a cache stays registered: a page that the VMM gives up would
  * otherwise show the image again.
  */
-static void make_independent(struct infill_session *s)
+static int make_independent(struct infill_session *s)
 {
 	if (s->cache)
-		return;
+		return 0;
 	for (unsigned i = 0; i < s->pm.header->regions; i++) {
 		const struct pagemap_region *r = &s->pm.header->region[i];
 
 		/* Fails where the VMM has unmapped it, and then there is nothing to do. */
-		uffd_unregister(s->uffd, r->hva, r->length);
+		if (has_uffd(r))
+			uffd_unregister(s->uffd, r->hva, r->length);
 	}
 	s->pm.header->independent = 1;
+	/*
+	 * Last: a change of a memslot waits for vCPUs that are in KVM, and one that
+	 * waits there for the userfaultfd would wait for this thread.
+	 */
+	return s->userfault ? userfault_disable(s->userfault) : 0;
 }
 
 void session_check_resident(struct infill_session *s)
 {
-	if (s->pm.missing || s->resident || s->over)
+	int err;
+
+	if (pagemap_missing(&s->pm) || s->resident || s->over)
 		return;
+	/* What is counted wrongly must not make a guest read zeros. */
+	if (!pagemap_settled(&s->pm)) {
+		session_fail(s, err_set(-EPROTO, "state file: pages are missing that were counted "
+						 "as there: a defect of infill"));
+		return;
+	}
 	s->resident = true;
-	make_independent(s);
+	err = make_independent(s);
+	if (err) {
+		session_fail(s, err);
+		return;
+	}
 	if (stats_mark(&s->pm.stats->resident_ns, stats_now()))
 		timeline_mark(s->timeline, stats_now(), "resident");
 	session_event(s, INFILL_EVENT_RESIDENT, 0, 0, 0, NULL);
@@ -131,7 +162,6 @@ static void *save_thread(void *arg)
 static void close_recording(struct infill_session *s)
 {
 	s->recording = false;
-	s->pm.recording->closed = 1;
 	timeline_mark(s->timeline, stats_now(), "recorded");
 	/* Writing waits for the disk, and faults must not. */
 	s->saving = !thread_new(&s->save_thread, save_thread, s);
@@ -147,10 +177,15 @@ uint64_t session_recording(struct infill_session *s, uint64_t now)
 		.pages = s->options.record_pages,
 	};
 
+	uint64_t next = 0;
+
+	pthread_mutex_lock(&s->record_lock);
 	if (!recording_over(s->pm.recording, &limits, now))
-		return recording_next(s->pm.recording, &limits, now);
-	close_recording(s);
-	return 0;
+		next = recording_next(s->pm.recording, &limits, now);
+	pthread_mutex_unlock(&s->record_lock);
+	if (s->pm.recording->closed)
+		close_recording(s);
+	return next;
 }
 
 /* ---- starting ------------------------------------------------------------ */
@@ -161,6 +196,11 @@ static int check_options(const struct infill_session_options *o)
 		return err_set(-EINVAL, "session: fill is %u: use INFILL_FILL_*", o->fill);
 	if (o->trace && o->record)
 		return err_set(-EINVAL, "session: a trace is either recorded or replayed, not both");
+	if (o->reserved_flags)
+		return err_set(-EINVAL, "session: reserved_flags is %u: it must be 0",
+			       o->reserved_flags);
+	if (o->flags & ~INFILL_SESSION_PREFAULT)
+		return err_set(-EINVAL, "session: flags are 0x%x: use INFILL_SESSION_*", o->flags);
 	if (o->record_pages > RECORD_PAGES_MAX)
 		return err_set(-EINVAL, "session: record_pages is %llu: %u at most",
 			       (unsigned long long)o->record_pages, RECORD_PAGES_MAX);
@@ -168,7 +208,7 @@ static int check_options(const struct infill_session_options *o)
 }
 
 static int check_memory(const struct infill_memory *memory, const struct infill_image *image,
-			bool cache)
+			bool cache, bool vm)
 {
 	if (!memory->count)
 		return err_set(-EINVAL, "memory: has no region");
@@ -183,6 +223,9 @@ static int check_memory(const struct infill_memory *memory, const struct infill_
 				       image_name(image),
 				       (unsigned long long)infill_image_bytes(image),
 				       (unsigned long long)r->length, (unsigned long long)r->offset);
+		if (!vm && r->backing == INFILL_BACKING_GUEST_MEMFD)
+			return err_set(-EINVAL, "memory: guest_memfd needs KVM Userfault: use "
+						"infill_session_start_vm()");
 		if (cache && r->page_size != SMALL_PAGE)
 			return err_set(-EINVAL, "memory: a cache needs regions of 4 KiB pages");
 	}
@@ -237,6 +280,8 @@ static void load_trace(struct infill_session *s)
 		return;
 	err = trace_load(&s->trace, s->options.trace, &s->pm.header->image);
 	s->options.trace = NULL;
+	if (!err)
+		err = trace_index_new(&s->trace_index, &s->trace);
 	if (err)
 		session_event(s, INFILL_EVENT_TRACE_IGNORED, err, 0, 0, err_text());
 }
@@ -247,6 +292,9 @@ static void session_free(struct infill_session *s)
 		pthread_join(s->save_thread, NULL);
 	timeline_free(s->timeline);
 	trace_free(&s->trace);
+	trace_index_free(&s->trace_index);
+	vcpu_free_retired(s);
+	userfault_free(s->userfault);
 	pagemap_close(&s->pm);
 	if (s->uffd >= 0)
 		close(s->uffd);
@@ -257,6 +305,7 @@ static void session_free(struct infill_session *s)
 	free(s->record_path);
 	free(s->waiting);
 	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->record_lock);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -271,6 +320,7 @@ static int session_new(struct infill_session **session, struct infill_image *ima
 	if (!s)
 		return err_set(-ENOMEM, "session: %m");
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->record_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->changed, &attr);
@@ -320,9 +370,12 @@ static bool has_huge_pages(const struct pagemap *pm)
 	return false;
 }
 
-/* Everything from an open userfaultfd (owned by S) and a state file on. */
+/*
+ * Everything from an open userfaultfd (owned by S) and a state file on.  OWN:
+ * the memory is this process's.  VM_FD: of its VM, with KVM Userfault; else -1.
+ */
 static int open_session(struct infill_session *s, struct infill_pool *pool,
-			const struct infill_memory *memory, int state_fd, bool own)
+			const struct infill_memory *memory, int state_fd, bool own, int vm_fd)
 {
 	struct infill_identity image;
 	bool resumed;
@@ -342,7 +395,8 @@ static int open_session(struct infill_session *s, struct infill_pool *pool,
 		s->record_path = NULL;
 	}
 	begin(s, resumed);
-	return pool_add(pool, s);
+	err = vm_fd >= 0 ? userfault_new(&s->userfault, vm_fd, memory, &s->pm) : 0;
+	return err ? err : pool_add(pool, s);
 }
 
 static int new_state(void)
@@ -363,13 +417,13 @@ static int adopt(struct infill_session **session, struct infill_pool *pool,
 	if (err)
 		return err;
 	if (memory)
-		err = check_memory(memory, image, s->cache != NULL);
+		err = check_memory(memory, image, s->cache != NULL, false);
 	if (!err) {
 		s->uffd = uffd_adopt(uffd);
 		err = s->uffd < 0 ? s->uffd : 0;
 	}
 	if (!err)
-		err = open_session(s, pool, memory, state_fd, own);
+		err = open_session(s, pool, memory, state_fd, own, -1);
 	if (err)
 		session_free(s);
 	else
@@ -426,7 +480,7 @@ int infill_session_start(struct infill_session **session, struct infill_pool *po
 {
 	bool minor = options && options->size > offsetof(struct infill_session_options, cache) &&
 		     options->cache;
-	int uffd, err = check_memory(memory, image, minor);
+	int uffd, err = check_memory(memory, image, minor, false);
 
 	if (err)
 		return err;
@@ -441,7 +495,81 @@ int infill_session_start(struct infill_session **session, struct infill_pool *po
 	return err;
 }
 
+/* Watch all memory that can be: KVM's and this process's own accesses fault there. */
+static int watch_own(struct infill_session *s, const struct infill_memory *memory)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < memory->count && !err; i++) {
+		const struct infill_region *r = &memory->region[i];
+
+		if (r->backing == INFILL_BACKING_GUEST_MEMFD)
+			continue;
+		if (s->uffd < 0) {
+			int uffd = infill_host_userfaultfd(0);
+
+			if (uffd < 0)
+				return uffd;
+			s->uffd = uffd;
+		}
+		err = uffd_register(s->uffd, r->hva, r->length, false);
+	}
+	return err;
+}
+
+static int start_vm(struct infill_session *s, struct infill_pool *pool, int vm_fd,
+		    const struct infill_memory *memory)
+{
+	int state_fd, err = userfault_check(vm_fd);
+
+	if (!err)
+		err = check_memory(memory, s->image, false, true);
+	if (!err && s->cache)
+		err = err_set(-EINVAL, "session: a cache needs a userfaultfd, use "
+				       "infill_session_start()");
+	if (!err)
+		err = watch_own(s, memory);
+	if (err)
+		return err;
+	state_fd = new_state();
+	if (state_fd < 0)
+		return state_fd;
+	err = open_session(s, pool, memory, state_fd, true, vm_fd);
+	close(state_fd);
+	return err;
+}
+
+int infill_session_start_vm(struct infill_session **session, struct infill_pool *pool, int vm_fd,
+			    const struct infill_memory *memory, struct infill_image *image,
+			    const struct infill_session_options *options)
+{
+	struct infill_session *s = NULL;
+	int err = session_new(&s, image, options);
+
+	if (err)
+		return err;
+	err = start_vm(s, pool, vm_fd, memory);
+	if (err)
+		session_free(s);
+	else
+		*session = s;
+	return err;
+}
+
 /* ---- any thread ----------------------------------------------------------- */
+
+/* What has been counted, by the session's thread and by vCPUs; freed by the caller. */
+static struct stats *sum_stats(const struct infill_session *session)
+{
+	struct infill_session *s = (struct infill_session *)(uintptr_t)session;
+	struct stats *sum = calloc(1, sizeof(*sum));
+
+	if (!sum)
+		return NULL;
+	stats_sum(sum, s->pm.stats);
+	vcpu_add_stats(s, sum);
+	return sum;
+}
 
 int infill_session_state_fd(const struct infill_session *s)
 {
@@ -506,7 +634,11 @@ int infill_session_mark(struct infill_session *s, enum infill_mark mark)
 int infill_session_counters(const struct infill_session *s, struct infill_counters *counters)
 {
 	size_t size = counters->size;
-	int err = stats_read(s->pm.stats, counters);
+	struct stats *sum = s->userfault ? sum_stats(s) : s->pm.stats;
+	int err = sum ? stats_read(sum, counters) : err_set(-ENOMEM, "session: %m");
+
+	if (s->userfault)
+		free(sum);
 
 	if (!err && size >= offsetof(struct infill_counters, faults))
 		counters->pages = s->pm.header->pages;
@@ -517,7 +649,12 @@ int infill_session_counters(const struct infill_session *s, struct infill_counte
 
 int infill_session_write_latency(const struct infill_session *s, int fd)
 {
-	return histogram_write(&s->pm.stats->latency, fd);
+	struct stats *sum = s->userfault ? sum_stats(s) : s->pm.stats;
+	int err = sum ? histogram_write(&sum->latency, fd) : err_set(-ENOMEM, "session: %m");
+
+	if (s->userfault)
+		free(sum);
+	return err;
 }
 
 int infill_session_error(const struct infill_session *session, const char **text)

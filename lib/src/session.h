@@ -10,17 +10,22 @@
  *                                          fill.c -> uffd.c -> guest memory
  *   queue.c   what to fill next -> ahead.c /
  *
+ *   vcpu.c    an exit of KVM Userfault -> guest memory, on the vCPU's thread
+ *
  * Demand comes first: ahead.c installs one slice at a time, and only when no
  * fault waits for anything but a slow read.  That the same thread reads events
  * and installs is what makes REMOVE safe: reading a REMOVE lets the VMM's
  * madvise() go on, and an install by another thread that had looked at the
  * page's state just before would then put old content where zero has to be.
+ * With KVM Userfault vCPUs' threads install, too, and REMOVE is not asked for:
+ * the VMM says by a call what it gives up.
  * Internal.
  */
 #ifndef INFILL_SESSION_H
 #define INFILL_SESSION_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -38,6 +43,8 @@
 #define DEMAND_RECENT_NS 20000000 /* "keep coming": one in this time */
 
 struct chunk;
+struct infill_vcpu;
+struct userfault;
 
 /* A fault that is not served yet. */
 struct waiting {
@@ -82,7 +89,8 @@ struct infill_session {
 	struct infill_cache *cache; /* minor mode */
 	struct infill_session_options options;
 	struct pool_thread *thread;
-	int uffd;
+	int uffd; /* -1: none, with KVM Userfault on guest_memfd alone */
+	struct userfault *userfault; /* NULL: all by the userfaultfd */
 	int watch_fd;
 	int pagemap; /* of the VMM, for present_huge(); -1: none */
 	char *record_path;
@@ -95,9 +103,15 @@ struct infill_session {
 	int error;
 	char text[512];
 	bool detached; /* the pool thread has let go of it */
+	struct infill_vcpu *vcpus, *retired; /* with KVM Userfault */
+
+	struct trace trace;             /* read by vCPUs, too; set before they are there */
+	struct trace_index trace_index;
+	_Atomic size_t prefault_next;   /* run of the trace that a vCPU prefaults next */
+	pthread_mutex_t record_lock;    /* who adds to a recording, or closes it */
+	atomic_bool over; /* ended, failed or leaving: nothing is filled any more */
 	/* ---- */
 	struct infill_session *next; /* in its thread's list */
-	bool over;     /* ended, failed or leaving: nothing is filled any more */
 	bool ended;    /* the VMM is gone */
 	bool resident; /* nothing is missing */
 	bool leaving; /* infill_session_stop() waits for its reads to end */
@@ -112,7 +126,6 @@ struct infill_session {
 	unsigned retries;        /* in a row, because of EAGAIN; 0: none needed */
 	unsigned demand_reading; /* demand chunks under way */
 	struct queue queue;
-	struct trace trace;
 	bool recording;
 	bool saving; /* save_thread runs */
 	pthread_t save_thread;
@@ -124,8 +137,14 @@ struct infill_session {
 
 /* session.c: what the other modules report. */
 
-/* The session cannot go on: CODE with the text of err_set(), or of CODE. */
+/* The session cannot go on: CODE with the text of err_set(), or of CODE.  Any thread. */
 void session_fail(struct infill_session *s, int code);
+
+/* Has it ended, or failed?  Any thread. */
+static inline bool session_over(const struct infill_session *s)
+{
+	return atomic_load_explicit(&s->over, memory_order_acquire);
+}
 
 /* The VMM is gone. */
 void session_end(struct infill_session *s);

@@ -30,6 +30,35 @@ static uint64_t load(const _Atomic uint64_t *from)
 	return atomic_load_explicit(from, memory_order_relaxed);
 }
 
+void stats_sum(struct stats *to, const struct stats *from)
+{
+	_Atomic uint64_t *const sums[] = {
+		&to->faults, &to->demand_pages, &to->trace_pages, &to->rest_pages, &to->bytes,
+		&to->zero_pages, &to->duplicates, &to->retries, &to->poisoned, &to->removed,
+		&to->read_bytes, &to->slow_reads, &to->resumes, &to->prefault_bytes,
+	};
+	const _Atomic uint64_t *const parts[] = {
+		&from->faults, &from->demand_pages, &from->trace_pages, &from->rest_pages,
+		&from->bytes, &from->zero_pages, &from->duplicates, &from->retries,
+		&from->poisoned, &from->removed, &from->read_bytes, &from->slow_reads,
+		&from->resumes, &from->prefault_bytes,
+	};
+	_Atomic uint64_t *const times[] = {
+		&to->start_ns, &to->restored_ns, &to->trace_done_ns, &to->first_work_ns,
+		&to->resident_ns,
+	};
+	const _Atomic uint64_t *const other[] = {
+		&from->start_ns, &from->restored_ns, &from->trace_done_ns, &from->first_work_ns,
+		&from->resident_ns,
+	};
+
+	for (unsigned i = 0; i < sizeof(sums) / sizeof(sums[0]); i++)
+		stats_add(sums[i], load(parts[i]));
+	for (unsigned i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+		stats_mark(times[i], load(other[i]));
+	histogram_merge(&to->latency, &from->latency);
+}
+
 static void read_counts(const struct stats *s, struct infill_counters *c)
 {
 	c->faults = load(&s->faults);
@@ -46,6 +75,7 @@ static void read_counts(const struct stats *s, struct infill_counters *c)
 	c->read_bytes = load(&s->read_bytes);
 	c->slow_reads = load(&s->slow_reads);
 	c->resumes = load(&s->resumes);
+	c->prefault_bytes = load(&s->prefault_bytes);
 }
 
 static void read_latency(const struct histogram *h, struct infill_counters *c)

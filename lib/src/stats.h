@@ -20,7 +20,7 @@
 
 struct stats {
 	_Atomic uint64_t faults, demand_pages, trace_pages, rest_pages, bytes, zero_pages, duplicates,
-		retries, poisoned, removed, read_bytes, slow_reads, resumes;
+		retries, poisoned, removed, read_bytes, slow_reads, resumes, prefault_bytes;
 	_Atomic uint64_t start_ns, restored_ns, trace_done_ns, first_work_ns, resident_ns;
 	struct histogram latency; /* fault-to-wake; its sum is the stall */
 };
@@ -34,6 +34,12 @@ static inline void stats_add(_Atomic uint64_t *counter, uint64_t n)
 
 /* Set a time once, to NS (not 0); false if it was set.  Any thread. */
 bool stats_mark(_Atomic uint64_t *time, uint64_t ns);
+
+/*
+ * Add FROM's counters and latencies to TO's, which is private to the caller, and
+ * take its times where TO has none.
+ */
+void stats_sum(struct stats *to, const struct stats *from);
 
 /*
  * Everything in `infill_counters` but `pages`, which is left as it is; honours

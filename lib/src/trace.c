@@ -447,3 +447,49 @@ int trace_save(const char *path, const struct infill_identity *identity, const u
 	free(data);
 	return code ? err_set(code, "%s: cannot write the trace: %m", path) : 0;
 }
+
+/* ---- by address ------------------------------------------------------------- */
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct trace_run *x = a, *y = b;
+
+	return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+int trace_index_new(struct trace_index *index, const struct trace *trace)
+{
+	*index = (struct trace_index){ .count = trace->count };
+	if (!trace->count)
+		return 0;
+	index->run = malloc(trace->count * sizeof(*index->run));
+	if (!index->run)
+		return err_set(-ENOMEM, "trace: no memory for its index");
+	memcpy(index->run, trace->run, trace->count * sizeof(*index->run));
+	qsort(index->run, index->count, sizeof(*index->run), by_offset);
+	return 0;
+}
+
+void trace_index_free(struct trace_index *index)
+{
+	free(index->run);
+	*index = (struct trace_index){ 0 };
+}
+
+const struct trace_run *trace_index_find(const struct trace_index *index, uint64_t offset)
+{
+	size_t low = 0, high = index->count;
+
+	/* The last run that begins at OFFSET or before: a page is in one run only. */
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (index->run[middle].offset <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (!low || offset - index->run[low - 1].offset >= index->run[low - 1].length)
+		return NULL;
+	return &index->run[low - 1];
+}

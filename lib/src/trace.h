@@ -62,6 +62,19 @@ int trace_save(const char *path, const struct infill_identity *identity, const u
 int trace_merge(struct trace *trace, const uint32_t *page, size_t count, size_t window,
 		size_t most);
 
+/* The same runs by address, for who asks what a page belongs to. */
+struct trace_index {
+	size_t count;
+	struct trace_run *run; /* sorted by offset */
+};
+
+/* Make the index of TRACE.  -ENOMEM. */
+int trace_index_new(struct trace_index *index, const struct trace *trace);
+void trace_index_free(struct trace_index *index);
+
+/* The run that holds image byte OFFSET, or NULL. */
+const struct trace_run *trace_index_find(const struct trace_index *index, uint64_t offset);
+
 #define TRACE_WINDOW 256
 #define TRACE_WINDOW_MAX 32768
 

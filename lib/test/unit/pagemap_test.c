@@ -4,6 +4,7 @@
  * process, what a damaged file does.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -71,7 +72,8 @@ static void moves_are_checked(void **state)
 {
 	static const bool allowed[PAGE_STATES][PAGE_STATES] = {
 		[PAGE_MISSING] = { [PAGE_FILLING] = true, [PAGE_REMOVED] = true },
-		[PAGE_FILLING] = { [PAGE_MISSING] = true, [PAGE_PRESENT] = true, [PAGE_POISONED] = true },
+		[PAGE_FILLING] = { [PAGE_MISSING] = true, [PAGE_PRESENT] = true,
+				   [PAGE_REMOVED] = true, [PAGE_POISONED] = true },
 		[PAGE_PRESENT] = { [PAGE_REMOVED] = true },
 		[PAGE_REMOVED] = { [PAGE_REMOVED] = true },
 		[PAGE_POISONED] = { [PAGE_REMOVED] = true },
@@ -92,6 +94,86 @@ static void moves_are_checked(void **state)
 		}
 	pagemap_close(&pm);
 	close(fd);
+}
+
+static void a_claim_ends_before_the_first_page_that_is_not_missing(void **state)
+{
+	struct pagemap pm;
+	bool resumed;
+	int fd = new_file();
+
+	(void)state;
+	assert_int_equal(open_on(&pm, fd, &resumed), 0);
+	for (int s = PAGE_FILLING; s < PAGE_STATES; s++) {
+		uint64_t page = 10 * (uint64_t)s;
+
+		bring_to(&pm, page + 5, s);
+		assert_int_equal(pagemap_claim(&pm, page, 10), 5);
+		assert_int_equal(pagemap_run(&pm, page, 10, PAGE_FILLING), s == PAGE_FILLING ? 6 : 5);
+		assert_int_equal(pagemap_get(&pm, page + 5), s);
+		assert_int_equal(pagemap_claim(&pm, page, 10), 0);
+	}
+	assert_int_equal(pagemap_missing(&pm), 1004 - 3);
+	pagemap_close(&pm);
+	close(fd);
+}
+
+#define CLAIMERS 4
+
+struct claimer {
+	struct pagemap *pm;
+	uint64_t got;
+};
+
+/* Claim all that is left, in runs of several lengths, and settle it. */
+static void *claim_all(void *arg)
+{
+	struct claimer *c = arg;
+
+	for (uint64_t page = 0; page < 1000;) {
+		uint64_t most = 1000 - page < 7 ? 1000 - page : page % 7 + 1;
+		uint64_t n = pagemap_claim(c->pm, page, most);
+
+		if (n && pagemap_move(c->pm, page, n, PAGE_PRESENT))
+			break;
+		c->got += n;
+		page += n ? n : 1;
+	}
+	return NULL;
+}
+
+static void a_page_is_claimed_by_one_thread(void **state)
+{
+	struct claimer claimer[CLAIMERS];
+	pthread_t thread[CLAIMERS];
+	struct pagemap pm;
+	uint64_t got = 0;
+	bool resumed;
+
+	(void)state;
+	for (int round = 0; round < 20; round++) {
+		int fd = new_file();
+
+		assert_int_equal(open_on(&pm, fd, &resumed), 0);
+		for (int i = 0; i < CLAIMERS; i++) {
+			claimer[i] = (struct claimer){ .pm = &pm };
+			assert_int_equal(pthread_create(&thread[i], NULL, claim_all, &claimer[i]), 0);
+		}
+		for (int i = 0; i < CLAIMERS; i++) {
+			assert_int_equal(pthread_join(thread[i], NULL), 0);
+			got += claimer[i].got;
+		}
+		assert_int_equal(pagemap_run(&pm, 0, 1000, PAGE_PRESENT), 1000);
+		assert_int_equal(pagemap_missing(&pm), 4);
+		assert_false(pagemap_settled(&pm));
+		assert_int_equal(pagemap_claim(&pm, 1000, 4), 4);
+		assert_false(pagemap_settled(&pm));
+		assert_int_equal(pagemap_move(&pm, 1000, 4, PAGE_REMOVED), 0);
+		assert_true(pagemap_settled(&pm));
+		pagemap_close(&pm);
+		close(fd);
+	}
+	assert_int_equal(got, 20 * 1000);
 }
 
 static void a_run_moves_whole_or_not_at_all(void **state)
@@ -331,6 +413,8 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(moves_are_checked),
+		cmocka_unit_test(a_claim_ends_before_the_first_page_that_is_not_missing),
+		cmocka_unit_test(a_page_is_claimed_by_one_thread),
 		cmocka_unit_test(a_run_moves_whole_or_not_at_all),
 		cmocka_unit_test(missing_pages_are_counted),
 		cmocka_unit_test(states_outlive_the_mapping),

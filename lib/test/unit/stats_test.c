@@ -29,13 +29,13 @@ static void each_counter_is_read_as_itself(void **state)
 		&s->faults, &s->demand_pages, &s->trace_pages, &s->rest_pages, &s->bytes,
 		&s->zero_pages, &s->duplicates, &s->retries, &s->poisoned, &s->removed,
 		&s->read_bytes, &s->slow_reads, &s->resumes, &s->start_ns, &s->restored_ns,
-		&s->trace_done_ns, &s->first_work_ns, &s->resident_ns,
+		&s->trace_done_ns, &s->first_work_ns, &s->resident_ns, &s->prefault_bytes,
 	};
 	const uint64_t *const to[] = {
 		&c.faults, &c.demand_pages, &c.trace_pages, &c.rest_pages, &c.bytes,
 		&c.zero_pages, &c.duplicates, &c.retries, &c.poisoned, &c.removed,
 		&c.read_bytes, &c.slow_reads, &c.resumes, &c.start_ns, &c.restored_ns,
-		&c.trace_done_ns, &c.first_work_ns, &c.resident_ns,
+		&c.trace_done_ns, &c.first_work_ns, &c.resident_ns, &c.prefault_bytes,
 	};
 
 	(void)state;
@@ -49,6 +49,32 @@ static void each_counter_is_read_as_itself(void **state)
 	assert_int_equal(c.installs, 1101 + 1102 + 1103);
 	assert_int_equal(c.pages, 77);
 	free(s);
+}
+
+/* Of two writers: each counter is the sum, and the times are of the first that has them. */
+static void a_sum_has_all_of_both(void **state)
+{
+	struct stats *a = stats_new(), *b = stats_new(), *sum = stats_new();
+	const size_t words = offsetof(struct stats, latency) / sizeof(uint64_t);
+	const size_t first_time = offsetof(struct stats, start_ns) / sizeof(uint64_t);
+
+	(void)state;
+	/* The counters and then the times are the words before the histogram. */
+	for (size_t i = 0; i < words; i++) {
+		stats_add((_Atomic uint64_t *)a + i, 10 + i);
+		stats_add((_Atomic uint64_t *)b + i, 1000 * i + 7);
+	}
+	histogram_record(&a->latency, 100);
+	histogram_record(&b->latency, 2000);
+	stats_sum(sum, a);
+	stats_sum(sum, b);
+	for (size_t i = 0; i < words; i++)
+		assert_int_equal(((_Atomic uint64_t *)sum)[i], i < first_time ? 1001 * i + 17 : 10 + i);
+	assert_int_equal(histogram_count(&sum->latency), 2);
+	assert_int_equal(sum->latency.sum, 2100);
+	free(a);
+	free(b);
+	free(sum);
 }
 
 static void latencies_are_read(void **state)
@@ -183,6 +209,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_counter_is_read_as_itself),
+		cmocka_unit_test(a_sum_has_all_of_both),
 		cmocka_unit_test(latencies_are_read),
 		cmocka_unit_test(an_older_caller_gets_what_it_knows),
 		cmocka_unit_test(a_newer_caller_gets_zeros),

@@ -146,6 +146,35 @@ static size_t bytes_of(const char *path, unsigned char *data, size_t size)
 	return (size_t)length;
 }
 
+static void the_index_finds_the_run_of_a_page(void **state)
+{
+	struct trace_run run[] = {
+		{ .offset = 0x9000, .length = 0x3000 },
+		{ .offset = 0x1000, .length = 0x1000 },
+		{ .offset = 0x4000, .length = 0x2000 },
+	};
+	const struct trace t = { .count = 3, .run = run };
+	struct trace_index index;
+
+	(void)state;
+	assert_int_equal(trace_index_new(&index, &t), 0);
+	for (uint64_t offset = 0; offset < 0x10000; offset += 0x1000) {
+		const struct trace_run *found = trace_index_find(&index, offset);
+		const struct trace_run *wanted = NULL;
+
+		for (int i = 0; i < 3; i++)
+			if (offset - run[i].offset < run[i].length)
+				wanted = &run[i];
+		assert_int_equal(found != NULL, wanted != NULL);
+		if (wanted)
+			assert_int_equal(found->offset, wanted->offset);
+	}
+	trace_index_free(&index);
+	assert_int_equal(trace_index_new(&index, &(struct trace){ .count = 0 }), 0);
+	assert_null(trace_index_find(&index, 0));
+	trace_index_free(&index);
+}
+
 static void what_is_saved_is_loaded(void **state)
 {
 	static const struct trace_run want[] = {
@@ -497,6 +526,7 @@ int main(void)
 		cmocka_unit_test(windows_grow_up_to_their_bound),
 		cmocka_unit_test(no_pages_make_no_runs),
 		cmocka_unit_test(a_long_trace_names_each_page_once),
+		cmocka_unit_test(the_index_finds_the_run_of_a_page),
 		cmocka_unit_test(what_is_saved_is_loaded),
 		cmocka_unit_test(an_empty_trace_is_a_trace),
 		cmocka_unit_test(the_file_is_as_documented),

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * userfault.c: bitmaps, memslots and waiters of KVM Userfault.  Internal; the
+ * rules that the bitmap follows are KVM's: Documentation/virt/kvm/api.rst,
+ * KVM_CAP_USERFAULT.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "err.h"
+#include "kvm_api.h"
+#include "memory.h"
+#include "userfault.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define BITS 64u
+#define SPINS 256          /* looks at a page before its filler is waited for */
+#define WAIT_NS 10000000   /* a wait: short, as its page is looked at again anyway */
+#define QUEUES 64          /* pages share them; who is woken in vain looks again */
+
+struct slot {
+	struct kvm_api_region region; /* as it is registered */
+	char *target;
+	_Atomic uint64_t *bitmap;
+	size_t bitmap_bytes;
+	bool registered;
+};
+
+/* Those that wait for one of the pages that share it. */
+struct queue_word {
+	_Atomic uint32_t turn;
+	_Atomic uint32_t sleepers;
+} __attribute__((aligned(64)));
+
+struct userfault {
+	int vm_fd;
+	uint64_t host_page;
+	unsigned slots;
+	struct slot slot[INFILL_MEMORY_REGIONS_MAX]; /* as the regions of the pagemap */
+	const struct pagemap_region *first;          /* of them */
+	struct queue_word queue[QUEUES];
+};
+
+/* ---- the bits ------------------------------------------------------------ */
+
+static int new_bitmap(struct slot *s, uint64_t pages)
+{
+	uint64_t words = (pages + BITS - 1) / BITS;
+	void *map;
+
+	s->bitmap_bytes = words * sizeof(uint64_t);
+	map = mmap(NULL, s->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (map == MAP_FAILED)
+		return err_set(-errno, "userfault: no memory for a bitmap of %llu pages: %m",
+			       (unsigned long long)pages);
+	s->bitmap = map;
+	memset(map, 0xff, s->bitmap_bytes);
+	return 0;
+}
+
+/* Bits FIRST to END of a word. */
+static uint64_t mask(uint64_t first, uint64_t end)
+{
+	uint64_t low = UINT64_MAX << first;
+
+	return end == BITS ? low : low & ~(UINT64_MAX << end);
+}
+
+static void clear_bits(struct slot *s, uint64_t bit, uint64_t count)
+{
+	uint64_t end = bit + count;
+
+	while (bit < end) {
+		uint64_t word = bit / BITS, last = end - word * BITS;
+		uint64_t bits = mask(bit % BITS, last < BITS ? last : BITS);
+
+		/* Orders the content before the bit, as KVM's API asks. */
+		atomic_fetch_and_explicit(&s->bitmap[word], ~bits, memory_order_release);
+		bit = (word + 1) * BITS;
+	}
+}
+
+/* ---- memslots -------------------------------------------------------------- */
+
+static int set_region(struct userfault *uf, const struct kvm_api_region *region)
+{
+	return ioctl(uf->vm_fd, KVM_API_SET_REGION, region) ? -errno : 0;
+}
+
+static int slot_error(int err, const struct kvm_api_region *r, const char *what)
+{
+	return err_set(err, "userfault: memslot %u at 0x%llx, 0x%llx bytes: cannot %s: %m", r->slot,
+		       (unsigned long long)r->guest_phys_addr, (unsigned long long)r->memory_size,
+		       what);
+}
+
+/* Of the regions of the VM the one that became R. */
+static const struct infill_region *original(const struct infill_memory *memory,
+					    const struct pagemap_region *r)
+{
+	for (unsigned i = 0; i < memory->count; i++)
+		if (memory->region[i].hva == r->hva)
+			return &memory->region[i];
+	return NULL;
+}
+
+static int register_slot(struct userfault *uf, const struct infill_region *from,
+			 const struct pagemap_region *r)
+{
+	struct slot *s = &uf->slot[uf->slots];
+	int err = new_bitmap(s, r->length / uf->host_page);
+
+	if (err)
+		return err;
+	uf->slots++;
+	s->target = (char *)(uintptr_t)(from->fill_hva ? from->fill_hva : from->hva);
+	s->region = (struct kvm_api_region){
+		.slot = from->slot,
+		.flags = from->slot_flags | KVM_MEM_USERFAULT,
+		.guest_phys_addr = from->gpa,
+		.memory_size = from->length,
+		.userspace_addr = from->hva,
+		.guest_memfd_offset = from->guest_memfd_offset,
+		.guest_memfd = (uint32_t)from->guest_memfd,
+		.userfault_bitmap = (uintptr_t)s->bitmap,
+	};
+	err = set_region(uf, &s->region);
+	if (err)
+		return slot_error(err, &s->region, "set KVM_MEM_USERFAULT");
+	s->registered = true;
+	return 0;
+}
+
+int userfault_check(int vm_fd)
+{
+	if (ioctl(vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT) > 0)
+		return 0;
+	return err_set(-EOPNOTSUPP, "userfault: this kernel, or this kind of VM, has no KVM "
+				    "Userfault: use a userfaultfd (infill doctor)");
+}
+
+int userfault_new(struct userfault **userfault, int vm_fd, const struct infill_memory *memory,
+		  const struct pagemap *pm)
+{
+	struct userfault *uf;
+	int err = 0;
+
+	uf = aligned_alloc(64, sizeof(*uf));
+	if (!uf)
+		return err_set(-ENOMEM, "userfault: %m");
+	memset(uf, 0, sizeof(*uf));
+	uf->host_page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uf->first = pm->header->region;
+	uf->vm_fd = fcntl(vm_fd, F_DUPFD_CLOEXEC, 0);
+	if (uf->vm_fd < 0)
+		err = err_set(-errno, "userfault: the VM's fd: %m");
+	for (unsigned i = 0; i < pm->header->regions && !err; i++) {
+		const struct pagemap_region *r = &pm->header->region[i];
+
+		if (r->page_size % uf->host_page)
+			err = err_set(-EOPNOTSUPP,
+				      "userfault: pages of %llu bytes on a host with pages of %llu",
+				      (unsigned long long)r->page_size,
+				      (unsigned long long)uf->host_page);
+		else
+			err = register_slot(uf, original(memory, r), r);
+	}
+	if (err) {
+		userfault_disable(uf);
+		userfault_free(uf);
+		return err;
+	}
+	*userfault = uf;
+	return 0;
+}
+
+int userfault_disable(struct userfault *uf)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < uf->slots; i++) {
+		struct slot *s = &uf->slot[i];
+		int one;
+
+		if (!s->registered)
+			continue;
+		s->region.flags &= ~(uint32_t)KVM_MEM_USERFAULT;
+		s->region.userfault_bitmap = 0;
+		one = set_region(uf, &s->region);
+		s->registered = one != 0;
+		if (one && !err)
+			err = slot_error(one, &s->region, "clear KVM_MEM_USERFAULT");
+	}
+	return err;
+}
+
+void userfault_free(struct userfault *uf)
+{
+	if (!uf)
+		return;
+	for (unsigned i = 0; i < uf->slots; i++)
+		if (!uf->slot[i].registered)
+			munmap((void *)(uintptr_t)uf->slot[i].bitmap, uf->slot[i].bitmap_bytes);
+	if (uf->vm_fd >= 0)
+		close(uf->vm_fd);
+	free(uf);
+}
+
+/* ---- pages ----------------------------------------------------------------- */
+
+static struct slot *slot_of(const struct userfault *uf, const struct pagemap_region *r)
+{
+	return (struct slot *)(uintptr_t)&uf->slot[r - uf->first];
+}
+
+int userfault_write(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
+		    uint64_t count, const void *data)
+{
+	char *target = slot_of(uf, r)->target + (page - r->first) * r->page_size;
+	size_t length = count * r->page_size;
+
+	/* Where there is no memory left a store would raise SIGBUS; this says so. */
+	if (madvise(target, length, MADV_POPULATE_WRITE))
+		return errno == EFAULT ? -ENOMEM : -errno;
+	memcpy(target, data, length);
+	return 0;
+}
+
+const struct pagemap_region *userfault_find(const struct pagemap *pm, uint64_t gpa, uint64_t *page)
+{
+	for (unsigned i = 0; i < pm->header->regions; i++) {
+		const struct pagemap_region *r = &pm->header->region[i];
+
+		if (gpa - r->gpa < r->length) {
+			*page = r->first + (gpa - r->gpa) / r->page_size;
+			return r;
+		}
+	}
+	return NULL;
+}
+
+void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint64_t page,
+		     uint64_t count)
+{
+	uint64_t per = r->page_size / uf->host_page;
+
+	clear_bits(slot_of(uf, r), (page - r->first) * per, count * per);
+	userfault_wake(uf, page, count);
+}
+
+/* ---- who waits --------------------------------------------------------------- */
+
+static long futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *timeout)
+{
+	return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+}
+
+void userfault_wake(struct userfault *uf, uint64_t page, uint64_t count)
+{
+	/* Pairs with the one in userfault_wait(): either sees what the other has written. */
+	atomic_thread_fence(memory_order_seq_cst);
+	for (uint64_t i = 0; i < count && i < QUEUES; i++) {
+		struct queue_word *q = &uf->queue[(page + i) % QUEUES];
+
+		if (!atomic_load_explicit(&q->sleepers, memory_order_relaxed))
+			continue;
+		atomic_fetch_add_explicit(&q->turn, 1, memory_order_relaxed);
+		futex(&q->turn, FUTEX_WAKE, INT_MAX, NULL);
+	}
+}
+
+static bool being_filled(const struct pagemap *pm, uint64_t page)
+{
+	return pagemap_get(pm, page) == PAGE_FILLING;
+}
+
+void userfault_wait(struct userfault *uf, const struct pagemap *pm, uint64_t page)
+{
+	const struct timespec most = { .tv_nsec = WAIT_NS };
+	struct queue_word *q = &uf->queue[page % QUEUES];
+	uint32_t turn;
+
+	/* Most pages take less time to fill than a sleep does. */
+	for (unsigned n = 0; n < SPINS && being_filled(pm, page); n++)
+		if (n % 32 == 31)
+			sched_yield();
+	turn = atomic_load_explicit(&q->turn, memory_order_relaxed);
+	atomic_fetch_add_explicit(&q->sleepers, 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (being_filled(pm, page))
+		futex(&q->turn, FUTEX_WAIT, turn, &most);
+	atomic_fetch_sub_explicit(&q->sleepers, 1, memory_order_relaxed);
+}

@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vcpu.c: an exit of KVM Userfault, from the missing page to the next KVM_RUN.
+ * Internal but for the functions of infill.h.
+ *
+ * The page is claimed first, then read: of several vCPUs that miss it one
+ * fills, and the others wait for that one.  A claim is given back when the
+ * page cannot be filled, so that nobody waits for ever.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "err.h"
+#include "image.h"
+#include "kvm_api.h"
+#include "pool.h"
+#include "prefault.h"
+#include "uffd.h"
+#include "userfault.h"
+#include "vcpu.h"
+
+#define RUN_MAX 16            /* pages of 4 KiB filled for one exit */
+#define PREFAULT_LEAST 4      /* pages, from which on the ioctl costs less than it saves */
+#define NO_MEMORY_NS 5000000000u
+#define NO_MEMORY_NAP_NS 1000000
+
+struct infill_vcpu {
+	struct infill_session *session;
+	struct infill_vcpu *next; /* in the session's list, under its lock */
+	int fd;          /* -1: none: it is for infill_session_fill() */
+	uint64_t wanted; /* ... pages from the one asked for on; 0: that is not known */
+	bool prefault;
+	char *buffer;
+	size_t buffer_bytes;
+	struct stream stream[STREAMS];
+	unsigned turn;
+	struct stats stats;
+};
+
+/* A run of pages that this thread has claimed. */
+struct claim {
+	const struct pagemap_region *region;
+	uint64_t page, count;
+};
+
+/* ---- how many pages for an exit ------------------------------------------ */
+
+/* Pages from PAGE on that are one run of the trace with it; 1 if it is in none. */
+static uint64_t trace_window(const struct infill_session *s, const struct pagemap_region *r,
+			     uint64_t page)
+{
+	uint64_t offset = pagemap_offset(r, page);
+	const struct trace_run *run = trace_index_find(&s->trace_index, offset);
+	uint64_t left;
+
+	if (!run || s->options.fill == INFILL_FILL_NONE)
+		return 1;
+	left = (run->offset + run->length - offset) / r->page_size;
+	return left < 1 ? 1 : left < RUN_MAX ? left : RUN_MAX;
+}
+
+/* More than one where the vCPU's exits come one behind the other. */
+static uint64_t stream_window(struct infill_vcpu *v, uint64_t page)
+{
+	struct stream *t;
+
+	for (t = v->stream; t < v->stream + STREAMS; t++) {
+		if (t->next != page || !t->window)
+			continue;
+		if (t->window < RUN_MAX)
+			t->window *= 2;
+		t->next = page + t->window;
+		return t->window;
+	}
+	v->stream[v->turn++ % STREAMS] = (struct stream){ .next = page + 1, .window = 1 };
+	return 1;
+}
+
+static bool is_recording(const struct infill_session *s)
+{
+	return s->record_path && !atomic_load_explicit(&s->pm.recording->closed,
+						       memory_order_relaxed);
+}
+
+static uint64_t window(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t room = r->first + r->pages - page, want, trace;
+
+	if (v->wanted) {
+		want = v->buffer_bytes / r->page_size;
+		want = want < v->wanted ? want : v->wanted;
+		return want < room ? want : room;
+	}
+	/* A recording wants to see every first touch. */
+	if (r->page_size != SMALL_PAGE || is_recording(v->session))
+		return 1;
+	want = stream_window(v, page);
+	trace = trace_window(v->session, r, page);
+	want = want > trace ? want : trace;
+	return want < room ? want : room;
+}
+
+/* ---- claims ----------------------------------------------------------------- */
+
+/* The first COUNT pages of C are settled: they are the caller's no more. */
+static void settle(struct infill_vcpu *v, struct claim *c, uint64_t count, enum page_state to)
+{
+	struct infill_session *s = v->session;
+
+	pagemap_move(&s->pm, c->page, count, to);
+	if (to == PAGE_MISSING || to == PAGE_POISONED) {
+		userfault_wake(s->userfault, c->page, count);
+		/* A thread that waits for the kernel faults again, and is served. */
+		if (s->uffd >= 0)
+			uffd_wake(s->uffd, pagemap_hva(c->region, c->page),
+				  count * c->region->page_size);
+	} else {
+		userfault_clear(s->userfault, c->region, c->page, count);
+	}
+	c->page += count;
+	c->count -= count;
+	if (!pagemap_missing(&s->pm))
+		pool_wake(s);
+}
+
+static void give_back(struct infill_vcpu *v, struct claim *c, uint64_t from)
+{
+	struct claim rest = { .region = c->region, .page = c->page + from, .count = c->count - from };
+
+	if (rest.count)
+		settle(v, &rest, rest.count, PAGE_MISSING);
+	c->count = from;
+}
+
+static int fail(struct infill_vcpu *v, struct claim *c, int err)
+{
+	give_back(v, c, 0);
+	session_fail(v->session, err);
+	return err;
+}
+
+/* ---- reading ------------------------------------------------------------------ */
+
+static int read_claim(struct infill_vcpu *v, const struct claim *c)
+{
+	struct infill_session *s = v->session;
+	uint64_t offset = pagemap_offset(c->region, c->page);
+	size_t length = c->count * c->region->page_size;
+	int err = image_read_now(s->image, offset, v->buffer, length);
+
+	if (err == -EAGAIN) { /* only this vCPU waits for the disk */
+		stats_add(&v->stats.slow_reads, 1);
+		err = image_read(s->image, offset, v->buffer, length);
+	}
+	if (!err)
+		stats_add(&v->stats.read_bytes, length);
+	return err;
+}
+
+/* One page cannot be read.  Its bit stays set: every vCPU that needs it is told. */
+static int poison(struct infill_vcpu *v, struct claim *c, int error)
+{
+	struct infill_session *s = v->session;
+	uint64_t offset = pagemap_offset(c->region, c->page), done;
+	char text[160];
+
+	snprintf(text, sizeof(text), "offset %llu, %llu bytes: cannot be read (%s): poisoned",
+		 (unsigned long long)offset, (unsigned long long)c->region->page_size,
+		 strerror(-error));
+	/* What KVM itself reads there must not be zero either. */
+	if (s->uffd >= 0 && c->region->backing != INFILL_BACKING_GUEST_MEMFD)
+		uffd_poison(s->uffd, pagemap_hva(c->region, c->page), c->region->page_size, &done);
+	settle(v, c, 1, PAGE_POISONED);
+	stats_add(&v->stats.poisoned, 1);
+	session_event(s, INFILL_EVENT_POISON, error, offset, c->region->page_size, text);
+	return err_set(-EHWPOISON, "%s: %s", image_name(s->image), text);
+}
+
+/* ---- installing ----------------------------------------------------------------- */
+
+/* The run of pages at the beginning of C, of DATA, that are all zero or all not. */
+static uint64_t alike(const struct claim *c, const char *data, bool *zero)
+{
+	const uint64_t size = c->region->page_size;
+	uint64_t n = 1;
+
+	*zero = image_is_zero(data, size);
+	while (n < c->count && image_is_zero(data + n * size, size) == *zero)
+		n++;
+	return n;
+}
+
+/* Put COUNT pages into memory; *DONE of them are there. */
+static int install(struct infill_session *s, const struct claim *c, uint64_t count,
+		   const char *data, bool zero, uint64_t *done)
+{
+	const struct pagemap_region *r = c->region;
+	uint64_t hva = pagemap_hva(r, c->page), length = count * r->page_size;
+	int err;
+
+	if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
+		err = zero ? 0 : userfault_write(s->userfault, r, c->page, count, data);
+		*done = err ? 0 : count;
+		return err;
+	}
+	if (zero && r->backing != INFILL_BACKING_HUGETLB)
+		err = uffd_zero(s->uffd, hva, length, done);
+	else
+		err = uffd_copy(s->uffd, hva, data, length, done);
+	*done /= r->page_size;
+	return err;
+}
+
+static void count_installed(struct infill_vcpu *v, const struct claim *c, uint64_t count, bool zero)
+{
+	struct infill_session *s = v->session;
+
+	stats_add(&v->stats.demand_pages, count);
+	stats_add(&v->stats.bytes, count * c->region->page_size);
+	if (zero)
+		stats_add(&v->stats.zero_pages, count);
+	if (s->timeline)
+		timeline_install(s->timeline, stats_now(), pagemap_offset(c->region, c->page),
+				 count * c->region->page_size,
+				 zero ? TIMELINE_ZERO : TIMELINE_DEMAND);
+}
+
+/* The kernel is short of memory, perhaps not for long.  False: for too long. */
+static bool nap(uint64_t *since)
+{
+	const struct timespec t = { .tv_nsec = NO_MEMORY_NAP_NS };
+	uint64_t now = stats_now();
+
+	if (!*since)
+		*since = now;
+	nanosleep(&t, NULL);
+	return now - *since < NO_MEMORY_NS;
+}
+
+/* The first page of C stopped an install with ERR.  0: go on. */
+static int settle_odd(struct infill_vcpu *v, struct claim *c, int err, uint64_t *since)
+{
+	switch (err) {
+	case -EEXIST: /* somebody was first */
+		stats_add(&v->stats.duplicates, 1);
+		settle(v, c, 1, PAGE_PRESENT);
+		return 0;
+	case -ENOENT: /* the VMM has unmapped it */
+		settle(v, c, 1, PAGE_REMOVED);
+		return 0;
+	case -EAGAIN: /* its mappings are being changed */
+		stats_add(&v->stats.retries, 1);
+		return nap(since) ? 0 : err_set(err, "userfaultfd: refuses installs");
+	case -ENOMEM:
+		return nap(since) ? 0 : err_set(err, "memory: cannot install a page: no memory "
+						     "within the limits of this process");
+	}
+	return err_set(err, "memory: cannot install a page: %m");
+}
+
+static int install_claim(struct infill_vcpu *v, struct claim *c)
+{
+	const char *data = v->buffer;
+	uint64_t since = 0, most = c->count;
+	int err = 0;
+
+	while (c->count && !err) {
+		uint64_t before = c->page, done, count;
+		bool zero;
+
+		count = alike(c, data, &zero);
+		count = count < most ? count : most;
+		err = install(v->session, c, count, data, zero, &done);
+		if (done) {
+			count_installed(v, c, done, zero);
+			settle(v, c, done, PAGE_PRESENT);
+			since = 0;
+		}
+		if (err == -ENOENT && count - done > 1) {
+			most = 1; /* a border of VMAs: see put() in fill.c */
+			err = 0;
+		} else if (err) {
+			err = settle_odd(v, c, err, &since);
+		}
+		data += (c->page - before) * c->region->page_size;
+	}
+	return err ? fail(v, c, err) : 0;
+}
+
+/* ---- an exit ---------------------------------------------------------------------- */
+
+static void record(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	struct recording *rec = s->pm.recording;
+	bool first;
+
+	pthread_mutex_lock(&s->record_lock);
+	first = !atomic_load_explicit(&rec->first_ns, memory_order_relaxed);
+	recording_add(rec, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
+		      (uint32_t)(r->page_size / IMAGE_PAGE), stats_now());
+	pthread_mutex_unlock(&s->record_lock);
+	if (first) /* the session's thread closes the window, and has to know that it began */
+		pool_wake(s);
+}
+
+/* Map what was filled beyond the page that the guest asked for, which KVM_RUN maps itself. */
+static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page,
+		     uint64_t count)
+{
+	uint64_t done;
+
+	if (!v->prefault || count < PREFAULT_LEAST)
+		return;
+	if (prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, count * r->page_size,
+			   &done))
+		v->prefault = false;
+	stats_add(&v->stats.prefault_bytes, done);
+}
+
+/* Fill PAGE, which was missing, and what is wanted with it.  -EAGAIN: it is somebody else's. */
+static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+{
+	struct claim c = { .region = r, .page = page };
+	uint64_t count;
+	int err;
+
+	c.count = count = pagemap_claim(&v->session->pm, page, window(v, r, page));
+	if (!c.count)
+		return -EAGAIN;
+	if (v->fd >= 0 && is_recording(v->session))
+		record(v->session, r, page);
+	err = read_claim(v, &c);
+	if (err && err != -ESTALE && c.count > 1) {
+		give_back(v, &c, 1);
+		count = 1;
+		err = read_claim(v, &c);
+	}
+	if (err == -ESTALE)
+		return fail(v, &c, err_set(err, "%s: changed while it was served",
+					   image_name(v->session->image)));
+	if (err)
+		return poison(v, &c, err);
+	err = install_claim(v, &c);
+	if (!err)
+		prefault(v, r, page, count);
+	return err;
+}
+
+static int ended_with(struct infill_session *s)
+{
+	const char *text;
+	int err = infill_session_error(s, &text);
+
+	return err ? err_set(err, "%s", text) : err_set(-ECANCELED, "session: is being stopped");
+}
+
+/* Return when PAGE is in memory and its bit is clear, or with why it cannot be. */
+static int have_page(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+{
+	struct infill_session *s = v->session;
+	int err;
+
+	for (;;) {
+		switch (pagemap_get(&s->pm, page)) {
+		case PAGE_PRESENT:
+		case PAGE_REMOVED: /* who filled it is about to do the same */
+			userfault_clear(s->userfault, r, page, 1);
+			return 0;
+		case PAGE_POISONED:
+			return err_set(-EHWPOISON, "%s: offset %llu: could not be read",
+				       image_name(s->image),
+				       (unsigned long long)pagemap_offset(r, page));
+		case PAGE_FILLING:
+			userfault_wait(s->userfault, &s->pm, page);
+			break;
+		default:
+			if (session_over(s))
+				return ended_with(s);
+			err = fill(v, r, page);
+			if (err && err != -EAGAIN)
+				return err;
+		}
+	}
+}
+
+int infill_vcpu_exit(struct infill_vcpu *v, const struct kvm_run *run)
+{
+	const struct kvm_api_memory_fault *f = kvm_api_memory_fault(run);
+	struct infill_session *s = v->session;
+	const struct pagemap_region *r;
+	uint64_t page, since;
+	int err;
+
+	if (run->exit_reason != KVM_EXIT_MEMORY_FAULT ||
+	    !(f->flags & KVM_MEMORY_EXIT_FLAG_USERFAULT))
+		return 1;
+	r = userfault_find(&s->pm, f->gpa, &page);
+	if (!r)
+		return err_set(-EFAULT, "userfault: an exit for 0x%llx, which is in none of the "
+					"session's memslots", (unsigned long long)f->gpa);
+	since = stats_now();
+	stats_add(&v->stats.faults, 1);
+	err = have_page(v, r, page);
+	if (!err)
+		histogram_record(&v->stats.latency, stats_now() - since);
+	return err;
+}
+
+/* ---- their lives ------------------------------------------------------------------- */
+
+static uint64_t largest_page(const struct pagemap *pm)
+{
+	uint64_t most = RUN_MAX * SMALL_PAGE;
+
+	for (unsigned i = 0; i < pm->header->regions; i++)
+		if (pm->header->region[i].page_size > most)
+			most = pm->header->region[i].page_size;
+	return most;
+}
+
+static int vcpu_new(struct infill_vcpu **vcpu, struct infill_session *s, int fd)
+{
+	struct infill_vcpu *v;
+
+	if (!s->userfault)
+		return err_set(-EINVAL, "vcpu: the session was not started by "
+					"infill_session_start_vm()");
+	v = calloc(1, sizeof(*v));
+	if (v) {
+		v->buffer_bytes = largest_page(&s->pm);
+		v->buffer = aligned_alloc(SMALL_PAGE, v->buffer_bytes);
+	}
+	if (!v || !v->buffer) {
+		free(v);
+		return err_set(-ENOMEM, "vcpu: %m");
+	}
+	v->session = s;
+	v->fd = fd;
+	v->prefault = fd >= 0 && s->options.flags & INFILL_SESSION_PREFAULT;
+	pthread_mutex_lock(&s->lock);
+	v->next = s->vcpus;
+	s->vcpus = v;
+	pthread_mutex_unlock(&s->lock);
+	*vcpu = v;
+	return 0;
+}
+
+int infill_vcpu_new(struct infill_vcpu **vcpu, struct infill_session *s, int vcpu_fd)
+{
+	if (vcpu_fd < 0)
+		return err_set(-EBADF, "vcpu: fd is %d", vcpu_fd);
+	return vcpu_new(vcpu, s, vcpu_fd);
+}
+
+void infill_vcpu_free(struct infill_vcpu *v)
+{
+	struct infill_session *s;
+	struct infill_vcpu **at;
+
+	if (!v)
+		return;
+	s = v->session;
+	pthread_mutex_lock(&s->lock);
+	for (at = &s->vcpus; *at != v; at = &(*at)->next)
+		;
+	*at = v->next;
+	if (!s->retired) { /* the first that goes keeps the sum */
+		s->retired = v;
+		v->next = NULL;
+	} else {
+		stats_sum(&s->retired->stats, &v->stats);
+	}
+	pthread_mutex_unlock(&s->lock);
+	free(v->buffer);
+	v->buffer = NULL;
+	if (s->retired != v)
+		free(v);
+}
+
+void vcpu_add_stats(struct infill_session *s, struct stats *to)
+{
+	pthread_mutex_lock(&s->lock);
+	for (struct infill_vcpu *v = s->vcpus; v; v = v->next)
+		stats_sum(to, &v->stats);
+	if (s->retired)
+		stats_sum(to, &s->retired->stats);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void vcpu_free_retired(struct infill_session *s)
+{
+	free(s->retired);
+}
+
+/* ---- ahead of a vCPU --------------------------------------------------------------- */
+
+int infill_session_fill(struct infill_session *s, uint64_t gpa, uint64_t length)
+{
+	struct infill_vcpu *v;
+	uint64_t end, page;
+	int err;
+
+	if (!length || __builtin_add_overflow(gpa, length, &end))
+		return err_set(-EINVAL, "session: fill 0x%llx bytes at 0x%llx: no such range",
+			       (unsigned long long)length, (unsigned long long)gpa);
+	err = vcpu_new(&v, s, -1);
+	while (!err && gpa < end) {
+		const struct pagemap_region *r = userfault_find(&s->pm, gpa, &page);
+
+		if (!r) {
+			err = err_set(-EFAULT, "session: fill 0x%llx: is in none of the memslots",
+				      (unsigned long long)gpa);
+			break;
+		}
+		v->wanted = (end - gpa + gpa % r->page_size + r->page_size - 1) / r->page_size;
+		err = have_page(v, r, page);
+		gpa = r->gpa + (page - r->first + 1) * r->page_size;
+	}
+	infill_vcpu_free(v);
+	return err;
+}
+
+/* Map those pages of a run of the trace that are in memory, within LEFT bytes. */
+static int prefault_trace_run(struct infill_vcpu *v, const struct trace_run *run, uint64_t *left)
+{
+	struct infill_session *s = v->session;
+	uint64_t page, done, bytes;
+	const struct pagemap_region *r = pagemap_at(&s->pm, run->offset, &page);
+	int err = 0;
+
+	if (!r)
+		return 0;
+	bytes = run->length < r->page_size ? r->page_size : run->length;
+	bytes = bytes < *left ? bytes : *left;
+	bytes = pagemap_run(&s->pm, page, bytes / r->page_size, PAGE_PRESENT) * r->page_size;
+	if (bytes)
+		err = prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, bytes, &done);
+	if (!bytes || err)
+		return err;
+	stats_add(&v->stats.prefault_bytes, done);
+	*left -= done;
+	return 0;
+}
+
+int infill_vcpu_prefault(struct infill_vcpu *v, uint64_t bytes)
+{
+	struct infill_session *s = v->session;
+	uint64_t left = bytes ? bytes : UINT64_MAX;
+	int err = 0;
+
+	while (!err && left) {
+		size_t run = atomic_fetch_add_explicit(&s->prefault_next, 1, memory_order_relaxed);
+
+		if (run >= s->trace.count)
+			break;
+		err = prefault_trace_run(v, &s->trace.run[run], &left);
+	}
+	return err;
+}

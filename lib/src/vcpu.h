@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vcpu.h: a vCPU's thread as a filler: what it missed it fills itself.
+ *
+ * Nothing here waits for the session's thread or takes a lock that another
+ * vCPU's fault takes: pages are claimed one by one in the pagemap, and what is
+ * counted is the vCPU's own until somebody asks.
+ * Internal.
+ */
+#ifndef INFILL_VCPU_H
+#define INFILL_VCPU_H
+
+#include "session.h"
+
+/* Add what the vCPUs of S, past and present, have counted to TO, which is private to the caller. */
+void vcpu_add_stats(struct infill_session *s, struct stats *to);
+
+/* Free what is kept of vCPUs that are gone. */
+void vcpu_free_retired(struct infill_session *s);
+
+#endif
