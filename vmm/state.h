@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * state.h: the state file: all of a VM but its memory.
+ *
+ * A header (magic, version, architecture, memory size and backing-independent
+ * layout, number of vCPUs, bytes, XXH3 checksum of all that follows), then
+ * records: kind, index (a vCPU's, or 0), bytes, data, padded to 8 bytes.
+ * Everything is little-endian as the machine is.  What reads it trusts
+ * nothing: sizes are checked before use, unknown versions are refused.
+ */
+#ifndef INFILL_VMM_STATE_H
+#define INFILL_VMM_STATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct vm;
+
+/* In memory: what was added, or what was read from a file. */
+struct state;
+
+/* A kind is the architecture's own: 'A'..'Z' << 8 | number, see its save.c. */
+struct state *state_new(void);
+void state_free(struct state *state);
+
+/* Append a copy of DATA.  0 or -ENOMEM. */
+int state_add(struct state *state, uint32_t kind, uint32_t index, const void *data, size_t bytes);
+
+/*
+ * The record of KIND and INDEX, or NULL; *BYTES is its size.  Owned by STATE.
+ * state_get_fixed() also fails, with an error line, if the record is missing or
+ * has not exactly BYTES, and copies it to DATA.
+ */
+const void *state_get(const struct state *state, uint32_t kind, uint32_t index, size_t *bytes);
+int state_get_fixed(const struct state *state, uint32_t kind, uint32_t index, void *data,
+		    size_t bytes);
+
+/* Write to PATH (a new file beside it, fsync, rename), or read and verify it. */
+int state_write(const struct state *state, const struct vm *vm, const char *path);
+int state_read(struct state **state, const char *path);
+
+/* Of a state that was read: what the VM has to be created with. */
+uint64_t state_memory_bytes(const struct state *state);
+unsigned state_vcpus(const struct state *state);
+
+#endif
