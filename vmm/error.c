@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * error.c: prints the line about a failure.  The wording is set where failures
- * are found; only the line's frame is here.
+ * error.c: one line for each error.  Change here where the lines go to.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -9,16 +8,22 @@
 
 #include "error.h"
 
+static _Thread_local char text[512];
+
 int vmm_error(int code, const char *format, ...)
 {
-	char text[512];
 	va_list args;
 
+	errno = -code;
 	va_start(args, format);
-	errno = -code; /* for %m */
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	/* One call, so that lines of two threads do not mix. */
+	/* One write, so that lines of several threads do not mix. */
 	fprintf(stderr, "infill-vmm: %s\n", text);
 	return code;
+}
+
+const char *vmm_error_text(void)
+{
+	return text;
 }
