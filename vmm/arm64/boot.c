@@ -10,13 +10,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "../arch.h"
 #include "../error.h"
+#include "../file.h"
 #include "cpu.h"
 #include "fdt.h"
 #include "map.h"
@@ -87,17 +87,10 @@ static int file_open(struct file *file, const char *path)
 /* Read all of it into the guest at GPA. */
 static int file_load(struct vm *vm, const struct file *file, uint64_t gpa)
 {
-	uint8_t *at = vm_memory(vm, gpa, file->bytes);
+	void *at = vm_memory(vm, gpa, file->bytes);
 
-	for (uint64_t done = 0; done < file->bytes;) {
-		ssize_t got = pread(file->fd, at + done, file->bytes - done, (off_t)done);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return vmm_error(got ? -errno : -EIO, "%s: reading it: %m", file->path);
-		done += (uint64_t)got;
-	}
+	if (file_read(file->fd, at, file->bytes, 0))
+		return vmm_error(-errno, "%s: reading it: %m", file->path);
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "../arch.h"
 #include "../error.h"
@@ -186,6 +187,16 @@ int arch_vm_ready(struct vm *vm)
 	return code ? vmm_error(code, "GICv3: KVM_DEV_ARM_VGIC_CTRL_INIT: %m") : 0;
 }
 
+void arch_vm_free(struct vm *vm)
+{
+	struct gic *gic = vm->arch;
+
+	if (gic)
+		close(gic->fd);
+	free(gic);
+	vm->arch = NULL;
+}
+
 void arch_serial_irq(struct vm *vm, bool level)
 {
 	struct kvm_irq_level line = {
@@ -237,13 +248,6 @@ static int move_interface(struct vm *vm, unsigned long request, uint64_t owner,
 	return 0;
 }
 
-static int add(struct state *state, uint32_t kind, uint32_t index, const void *data, size_t bytes)
-{
-	int code = state_add(state, kind, index, data, bytes);
-
-	return code ? vmm_error(code, "GICv3: its state: %m") : 0;
-}
-
 static int save_vcpu(struct vcpu *vcpu, struct state *state)
 {
 	uint64_t owner, value[INTERFACE_REGISTERS] = { 0 };
@@ -256,11 +260,11 @@ static int save_vcpu(struct vcpu *vcpu, struct state *state)
 			   BANKS(redistributor), words);
 	if (count < 0)
 		return count;
-	code = add(state, KIND_REDISTRIBUTOR, vcpu->index, words, sizeof(words[0]) * (size_t)count);
+	code = state_add(state, KIND_REDISTRIBUTOR, vcpu->index, words, sizeof(words[0]) * (size_t)count);
 	if (!code)
 		code = move_interface(vcpu->vm, KVM_GET_DEVICE_ATTR, owner, value);
 	if (!code)
-		code = add(state, KIND_INTERFACE, vcpu->index, value, sizeof(value));
+		code = state_add(state, KIND_INTERFACE, vcpu->index, value, sizeof(value));
 	return code;
 }
 
@@ -272,7 +276,7 @@ int gic_save(struct vm *vm, struct state *state)
 	count = move_banks(vm, KVM_GET_DEVICE_ATTR, 0, distributor, BANKS(distributor), words);
 	if (count < 0)
 		return count;
-	code = add(state, KIND_DISTRIBUTOR, 0, words, sizeof(words[0]) * (size_t)count);
+	code = state_add(state, KIND_DISTRIBUTOR, 0, words, sizeof(words[0]) * (size_t)count);
 	for (unsigned i = 0; !code && i < vm->vcpus; i++)
 		code = save_vcpu(&vm->vcpu[i], state);
 	return code;
