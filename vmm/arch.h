@@ -4,11 +4,13 @@
  * it; nothing else in the VMM knows which one it is built for.
  *
  * Functions return 0, or -errno after a line was left with vmm_error() that
- * names what failed and why.
+ * names what failed and why (error.h).
  */
 #ifndef INFILL_VMM_ARCH_H
 #define INFILL_VMM_ARCH_H
 
+#include "error.h"
+#include "serial.h"
 #include "state.h"
 #include "vm.h"
 
@@ -30,6 +32,9 @@ int arch_vcpu_init(struct vcpu *vcpu);
 /* After all vCPUs: what needs to know them (the GIC's regions, ...). */
 int arch_vm_ready(struct vm *vm);
 
+/* Free vm->arch and each vcpu->arch; the fds are closed by vm.c.  After any failure, too. */
+void arch_vm_free(struct vm *vm);
+
 /* What a VM is booted with. */
 struct boot {
 	const char *kernel, *initrd, *command_line; /* initrd: NULL for none */
@@ -37,9 +42,6 @@ struct boot {
 
 /* Load kernel, initrd and tables into memory, and set the first vCPU to the entry. */
 int arch_boot(struct vm *vm, const struct boot *boot);
-
-/* What a vCPU does next. */
-enum next { NEXT_RUN, NEXT_POWER_OFF, NEXT_RESET, NEXT_FAIL };
 
 /*
  * An exit that vcpu.c does not know: port I/O, MMIO, HLT, system events.  Calls
@@ -55,7 +57,8 @@ void arch_serial_irq(struct vm *vm, bool level);
  * Save and restore all that a running guest needs but memory, as records of
  * state.h.  vCPUs are created and initialised as for a boot, and paused.
  * arch_load() leaves everything as it was when it was saved: also pending
- * interrupts, timers and their clocks, which go on from there.
+ * interrupts, timers and their clocks, which go on from there.  The console is
+ * no part of it (serial_save(), and serial_load() after arch_load()).
  */
 int arch_save(struct vm *vm, struct state *state);
 int arch_load(struct vm *vm, const struct state *state);

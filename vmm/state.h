@@ -19,11 +19,21 @@ struct vm;
 /* In memory: what was added, or what was read from a file. */
 struct state;
 
-/* A kind is the architecture's own: 'A'..'Z' << 8 | number, see its save.c. */
+/*
+ * A kind is 'A'..'Z' << 8 | number.  The architecture's own are in its state.c;
+ * those of 'V' are common: what the file says of the VM, and the console.
+ */
+#define STATE_LAYOUT ('V' << 8 | 1) /* struct state_region for each region */
+#define STATE_SERIAL ('V' << 8 | 2)
+
+struct state_region {
+	uint64_t gpa, bytes, offset;
+};
+
 struct state *state_new(void);
 void state_free(struct state *state);
 
-/* Append a copy of DATA.  0 or -ENOMEM. */
+/* Append a copy of DATA.  0, or -errno after vmm_error(). */
 int state_add(struct state *state, uint32_t kind, uint32_t index, const void *data, size_t bytes);
 
 /*
@@ -35,9 +45,19 @@ const void *state_get(const struct state *state, uint32_t kind, uint32_t index, 
 int state_get_fixed(const struct state *state, uint32_t kind, uint32_t index, void *data,
 		    size_t bytes);
 
-/* Write to PATH (a new file beside it, fsync, rename), or read and verify it. */
+/*
+ * Write to PATH (a new file beside it, fsync, rename), or read and verify it.
+ * 0, or -errno after vmm_error(): -EBADMSG: not such a file, or damaged;
+ * -EPROTO: of another version or architecture.
+ */
 int state_write(const struct state *state, const struct vm *vm, const char *path);
 int state_read(struct state **state, const char *path);
+
+/* Add where VM's memory lies. */
+int state_add_layout(struct state *state, const struct vm *vm);
+
+/* 0 if the layout that was saved is that of VM; else -EPROTO after vmm_error(). */
+int state_check_layout(const struct state *state, const struct vm *vm);
 
 /* Of a state that was read: what the VM has to be created with. */
 uint64_t state_memory_bytes(const struct state *state);

@@ -11,17 +11,21 @@
 #ifndef INFILL_VMM_VM_H
 #define INFILL_VMM_VM_H
 
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kvm_api.h"
+
 #define VCPUS_MAX 16
 #define REGIONS_MAX 4
 
 struct vm;
+
+/* What a vCPU does next; all but NEXT_RUN end the VM. */
+enum next { NEXT_RUN, NEXT_POWER_OFF, NEXT_RESET, NEXT_FAIL, NEXT_STOP };
 
 struct vcpu {
 	struct vm *vm;
@@ -56,7 +60,49 @@ struct vm {
 	unsigned vcpus;
 	struct serial *serial;
 	void *arch; /* what the architecture keeps; may stay NULL */
+
+	/*
+	 * Who answers KVM_EXIT_MEMORY_FAULT, on the vCPU's thread; NULL: it is an
+	 * error.  Set by an engine before vm_start().
+	 */
+	enum next (*memory_fault)(struct vcpu *vcpu, void *arg);
+	void *memory_fault_arg;
+
+	pthread_mutex_t lock; /* the next four */
+	pthread_cond_t changed;
+	bool pause;           /* vCPUs shall park */
+	unsigned parked;      /* so many have */
+	enum next end;        /* NEXT_RUN until the VM has ended */
+	int end_fd;           /* readable from then on */
 };
+
+struct vm_options {
+	uint64_t memory_bytes;
+	unsigned vcpus;
+	enum memory_backing backing;
+	/* Maps guest memory: sets hva and fd.  NULL: memory_map(), by `backing`. */
+	int (*map)(struct vm *vm, struct region *region, void *arg);
+	void *map_arg;
+};
+
+/*
+ * Create the VM, its memory, and its vCPUs, which do not run.  0 or -errno after
+ * vmm_error(); vm_destroy() is due in both cases.
+ */
+int vm_create(struct vm *vm, const struct vm_options *options);
+
+/* Start the vCPUs' threads and the console's input; they run at once. */
+int vm_start(struct vm *vm);
+
+/* See above.  Main only, not twice. */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+/* The VM has ended, END says how; the first one counts.  vCPUs go on until vm_destroy(). */
+void vm_end(struct vm *vm, enum next end);
+
+/* End the vCPUs' threads, unmap and close everything. */
+void vm_destroy(struct vm *vm);
 
 /* Where GPA is in this process, if LENGTH bytes from there on are memory; else NULL. */
 void *vm_memory(struct vm *vm, uint64_t gpa, uint64_t length);
