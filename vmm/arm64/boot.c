@@ -43,7 +43,8 @@ struct image_header {
 int arch_layout(struct vm *vm)
 {
 	vm->regions = 1;
-	vm->region[0] = (struct region){ .gpa = MAP_MEMORY, .bytes = vm->memory_bytes };
+	vm->region[0].gpa = MAP_MEMORY;
+	vm->region[0].bytes = vm->memory_bytes;
 	return 0;
 }
 
