@@ -2,7 +2,7 @@
 # Makefile: builds everything into build/.  New .c files are found by themselves;
 # change flags, install paths and new kinds of programs here.
 #
-#   make [V=1] [CC=clang]           library, command, shim
+#   make [V=1] [CC=clang]           library, command, shim, reference VMM
 #   make tests bench fuzz examples  what their names say
 #   make install DESTDIR= PREFIX=/usr/local
 #   make SAN=address,undefined      the same into build/asan
@@ -40,6 +40,10 @@ endif
 LIB_SRC := $(sort $(wildcard lib/src/*.c))
 CLI_SRC := $(filter-out cli/shim.c,$(sort $(wildcard cli/*.c)))
 SHIM_SRC := $(sort $(wildcard cli/shim.c))
+# The reference VMM; VMM_ARCH is the machine that it is built for, as uname -m has it.
+VMM_ARCH ?= $(shell uname -m)
+VMM_FOLDER := $(patsubst aarch64,arm64,$(patsubst x86_64,x86,$(VMM_ARCH)))
+VMM_SRC := $(sort $(wildcard vmm/*.c vmm/$(VMM_FOLDER)/*.c))
 # What several tests share; a test program takes from it what it needs.
 SUPPORT_SRC := $(sort $(wildcard lib/test/fake/*.c))
 # Programs in a folder `helper` are run by other tests, from build/test/helper/.
@@ -98,7 +102,7 @@ SUPPORT := $(B)/obj/libsupport.a
 # Nothing is linked before its first source exists.
 ALL := $(if $(LIB_SRC),$(STATIC) $(B)/libinfill.pc) \
 	$(if $(wildcard lib/libinfill.map),$(SHARED)) \
-	$(if $(CLI_SRC),$(B)/infill) $(if $(SHIM_SRC),$(B)/libinfill-attach.so)
+	$(if $(CLI_SRC),$(B)/infill) $(if $(VMM_SRC),$(B)/infill-vmm) $(if $(SHIM_SRC),$(B)/libinfill-attach.so)
 test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst cli/test/helper/%.c,helper/%.c,\
 	$(patsubst lib/test/%.c,%.c,$(1))))
 TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t))))
@@ -123,7 +127,7 @@ $(eval $(call stamp,$(B)/obj/flags,$$(CC) $$(CPPFLAGS_ALL) $$(CFLAGS_ALL) $$(LDF
 $(eval $(call stamp,$(B)/obj/flags.cli,$$(CLI_CPPFLAGS)))
 # Names of what goes into an archive or a program made of a folder: a file that
 # was removed must leave it.
-$(eval $(call stamp,$(B)/obj/sources,$$(LIB_SRC) . $$(CLI_SRC) . $$(SUPPORT_SRC) . $$(BENCH_SRC)))
+$(eval $(call stamp,$(B)/obj/sources,$$(LIB_SRC) . $$(CLI_SRC) . $$(VMM_SRC) . $$(SUPPORT_SRC) . $$(BENCH_SRC)))
 
 # ---- objects ---------------------------------------------------------------
 
@@ -131,13 +135,16 @@ $(B)/obj/cli/%.o: CPPFLAGS_ALL += $(CLI_CPPFLAGS)
 $(call objects,$(CLI_SRC) $(SHIM_SRC)): $(B)/obj/flags.cli
 $(B)/obj/lib/test/%.o $(B)/obj/cli/test/%.o: CPPFLAGS_ALL += $(TEST_CPPFLAGS)
 
+# The VMM includes what is installed of the library, nothing from inside it.
+$(call objects,$(VMM_SRC)): CPPFLAGS_ALL := $(patsubst -Ilib/src,-Ivmm,$(CPPFLAGS_ALL))
+
 $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
--include $(patsubst %.o,%.d,$(call objects,$(LIB_SRC) $(CLI_SRC) $(SHIM_SRC) $(SUPPORT_SRC) \
-	$(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
+-include $(patsubst %.o,%.d,$(call objects,$(LIB_SRC) $(CLI_SRC) $(SHIM_SRC) $(VMM_SRC) \
+	$(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
 
 # ---- library ---------------------------------------------------------------
 
@@ -198,6 +205,22 @@ $(B)/libinfill-attach.so: FORCE
 	@cmp -s build/libinfill-attach.so $@ || cp build/libinfill-attach.so $@
 endif
 
+# ---- reference VMM ----------------------------------------------------------
+
+# What it needs of the library as one object whose other symbols are local: a VMM
+# has a vm.c and a memory.c of its own.  Nothing of the server is in it, so that it
+# can be linked statically with liburing alone (lab/vmm).
+OBJCOPY = $(patsubst %gcc,%objcopy,$(if $(findstring gcc,$(CC)),$(CC),gcc))
+$(B)/obj/vmm/infill.o: $(call objects,$(VMM_SRC)) $(STATIC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -nostdlib -r -o $@ $$(nm -u $(filter %.o,$^) | \
+		sed -n 's/^ *U \(infill_[a-z0-9_]*\)$$/-Wl,-u,\1/p' | sort -u) $(STATIC)
+	$(Q)$(OBJCOPY) --localize-hidden $@
+
+$(B)/infill-vmm: $(call objects,$(VMM_SRC)) $(B)/obj/vmm/infill.o $(B)/obj/sources
+	$(call say,LD,$@)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS)
+
 # ---- tests, bench, examples ------------------------------------------------
 
 $(SUPPORT): $(call objects,$(SUPPORT_SRC)) $(B)/obj/sources
@@ -242,7 +265,7 @@ D = $(DESTDIR)$(PREFIX)
 install: all $(B)/installed/libinfill.a
 	$(call say,INST,$(D))
 	$(Q)install -d $(D)/bin $(D)/include $(D)/lib/infill $(D)/lib/pkgconfig
-	$(Q)install -m 755 $(B)/infill $(D)/bin/infill
+	$(Q)install -m 755 $(B)/infill $(B)/infill-vmm $(D)/bin/
 	$(Q)install -m 644 $(B)/libinfill-attach.so $(D)/lib/infill/
 	$(Q)install -m 644 lib/include/infill.h $(D)/include/
 	$(Q)install -m 644 $(B)/installed/libinfill.a $(SHARED) $(D)/lib/
@@ -254,7 +277,7 @@ install: all $(B)/installed/libinfill.a
 	$(Q)scripts/man-aliases $(D)/share/man/man3
 
 uninstall:
-	rm -rf $(D)/bin/infill $(D)/lib/infill $(D)/include/infill.h $(D)/lib/libinfill.* \
+	rm -rf $(D)/bin/infill $(D)/bin/infill-vmm $(D)/lib/infill $(D)/include/infill.h $(D)/lib/libinfill.* \
 		$(D)/lib/pkgconfig/libinfill.pc $(D)/share/man/man*/infill*.[137]
 
 # What was downloaded (build/guest, build/apt) and the logs stay.

@@ -163,23 +163,22 @@ int memory_save(struct vm *vm, const char *path)
 	return file_finish(&file, err);
 }
 
-int memory_open(const struct vm *vm, const char *path)
+int memory_open(const char *path, uint64_t bytes)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int err, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st)) {
-		vmm_error(-errno, "%s: %m", path);
-	} else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != vm->memory_bytes) {
-		errno = EINVAL;
-		vmm_error(-EINVAL, "%s: not a memory file of %llu bytes, which the state is of",
-			  path, (unsigned long long)vm->memory_bytes);
-	} else {
+	if (fd < 0)
+		return vmm_error(-errno, "%s: %m", path);
+	if (fstat(fd, &st))
+		err = vmm_error(-errno, "%s: %m", path);
+	else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
+		err = vmm_error(-EINVAL, "%s: not the memory file of the state: not of %llu bytes",
+				path, (unsigned long long)bytes);
+	else
 		return fd;
-	}
-	if (fd >= 0)
-		close(fd);
-	return -EINVAL;
+	close(fd);
+	return err;
 }
 
 int memory_load(const struct region *region, int fd, const char *path)

@@ -28,8 +28,8 @@ void memory_unmap(struct region *region);
  */
 int memory_save(struct vm *vm, const char *path);
 
-/* Open a memory file of vm->memory_bytes; an fd or -errno. */
-int memory_open(const struct vm *vm, const char *path);
+/* Open a memory file, which must have BYTES; an fd or -errno. */
+int memory_open(const char *path, uint64_t bytes);
 
 /* Read all of REGION from the memory file FD, named PATH in messages. */
 int memory_load(const struct region *region, int fd, const char *path);

@@ -142,11 +142,16 @@ void vm_end(struct vm *vm, enum next end)
 	(void)!write(vm->end_fd, &one, sizeof(one));
 }
 
-void vm_destroy(struct vm *vm)
+void vm_stop(struct vm *vm)
 {
 	vm_end(vm, NEXT_STOP);
 	vcpus_stop(vm);
 	serial_free(vm->serial);
+	vm->serial = NULL;
+}
+
+void vm_destroy(struct vm *vm)
+{
 	for (unsigned i = 0; i < vm->vcpus; i++)
 		vcpu_destroy(&vm->vcpu[i]);
 	arch_vm_free(vm);

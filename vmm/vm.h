@@ -87,7 +87,7 @@ struct vm_options {
 
 /*
  * Create the VM, its memory, and its vCPUs, which do not run.  0 or -errno after
- * vmm_error(); vm_destroy() is due in both cases.
+ * vmm_error(); vm_stop() and vm_destroy() are due in both cases.
  */
 int vm_create(struct vm *vm, const struct vm_options *options);
 
@@ -98,10 +98,11 @@ int vm_start(struct vm *vm);
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
-/* The VM has ended, END says how; the first one counts.  vCPUs go on until vm_destroy(). */
+/* The VM has ended, END says how; the first one counts.  Other vCPUs go on until vm_stop(). */
 void vm_end(struct vm *vm, enum next end);
 
-/* End the vCPUs' threads, unmap and close everything. */
+/* End all threads; memory stays.  Then vm_destroy(): unmap and close everything. */
+void vm_stop(struct vm *vm);
 void vm_destroy(struct vm *vm);
 
 /* Where GPA is in this process, if LENGTH bytes from there on are memory; else NULL. */

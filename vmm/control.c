@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.c: both ends of the control socket.  Another request is another first
+ * line, and a case in parse().
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "control.h"
+#include "error.h"
+
+/* A client that has connected sends its lines at once. */
+#define REQUEST_SECONDS 5
+#define REQUEST_MAX (2 * PATH_MAX + 16)
+
+static int make_socket(const char *path, struct sockaddr_un *address)
+{
+	int fd;
+
+	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(address->sun_path))
+		return vmm_error(-ENAMETOOLONG, "%s: %m", path);
+	strcpy(address->sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	return fd < 0 ? vmm_error(-errno, "%s: a socket: %m", path) : fd;
+}
+
+/* ---- the VM's end ------------------------------------------------------------------ */
+
+int control_listen(const char *path)
+{
+	struct sockaddr_un address;
+	int err, fd = make_socket(path, &address);
+	mode_t mask;
+
+	if (fd < 0)
+		return fd;
+	mask = umask(0177);
+	err = bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 4) ? -errno : 0;
+	umask(mask);
+	if (!err)
+		return fd;
+	close(fd);
+	return vmm_error(err, "%s: %m", path);
+}
+
+void control_close(int fd, const char *path)
+{
+	if (fd < 0)
+		return;
+	close(fd);
+	unlink(path);
+}
+
+/* Take a line out of *TEXT; NULL if there is no whole one. */
+static char *next_line(char **text)
+{
+	char *line = *text, *end = strchr(line, '\n');
+
+	if (!end)
+		return NULL;
+	*end = '\0';
+	*text = end + 1;
+	return line;
+}
+
+static bool parse(char *text, struct control_request *request)
+{
+	const char *verb = next_line(&text), *memory, *state;
+
+	if (!verb || strcmp(verb, "snapshot"))
+		return false;
+	memory = next_line(&text);
+	state = memory ? next_line(&text) : NULL;
+	if (!state || *text || memory[0] != '/' || state[0] != '/')
+		return false;
+	return snprintf(request->memory, PATH_MAX, "%s", memory) < PATH_MAX &&
+	       snprintf(request->state, PATH_MAX, "%s", state) < PATH_MAX;
+}
+
+/* Read until three lines are there, the end, or the limit. */
+static void read_text(int fd, char *text)
+{
+	size_t used = 0;
+	unsigned lines = 0;
+
+	while (lines < 3 && used < REQUEST_MAX - 1) {
+		ssize_t n = recv(fd, text + used, REQUEST_MAX - 1 - used, 0);
+
+		if (n <= 0)
+			break;
+		for (ssize_t i = 0; i < n; i++)
+			lines += text[used + (size_t)i] == '\n';
+		used += (size_t)n;
+	}
+	text[used] = '\0';
+}
+
+bool control_accept(int fd, struct control_request *request)
+{
+	const struct timeval limit = { .tv_sec = REQUEST_SECONDS };
+	char text[REQUEST_MAX];
+
+	request->fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+	if (request->fd < 0)
+		return false;
+	setsockopt(request->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	read_text(request->fd, text);
+	if (parse(text, request))
+		return true;
+	control_answer(request, "control socket: the request is not understood");
+	return false;
+}
+
+void control_answer(struct control_request *request, const char *error)
+{
+	char line[768];
+	int length = error ? snprintf(line, sizeof(line), "error: %s\n", error) :
+			     snprintf(line, sizeof(line), "ok\n");
+
+	(void)!send(request->fd, line, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(request->fd);
+	request->fd = -1;
+}
+
+/* ---- the client's end ---------------------------------------------------------------- */
+
+static int absolute(const char *path, char *to)
+{
+	char folder[PATH_MAX] = "";
+	int length;
+
+	if (path[0] != '/' && !getcwd(folder, sizeof(folder)))
+		return vmm_error(-errno, "%s: %m", path);
+	length = snprintf(to, PATH_MAX, "%s%s%s", folder, *folder ? "/" : "", path);
+	if (length >= PATH_MAX || strchr(to, '\n'))
+		return vmm_error(-EINVAL, "%s: a path that cannot be sent", path);
+	return 0;
+}
+
+static int exchange(int fd, const char *path, const char *memory, const char *state)
+{
+	char line[768];
+	size_t used = 0;
+	ssize_t n;
+
+	if (dprintf(fd, "snapshot\n%s\n%s\n", memory, state) < 0)
+		return vmm_error(-errno, "%s: %m", path);
+	while (used < sizeof(line) - 1 &&
+	       (n = recv(fd, line + used, sizeof(line) - 1 - used, 0)) > 0)
+		used += (size_t)n;
+	line[used] = '\0';
+	line[strcspn(line, "\n")] = '\0';
+	if (!strcmp(line, "ok"))
+		return 0;
+	if (!strncmp(line, "error: ", 7))
+		return vmm_error(-EIO, "%s", line + 7);
+	return vmm_error(-EIO, "%s: the VM ended without an answer", path);
+}
+
+int control_snapshot(const char *path, const char *memory, const char *state)
+{
+	char memory_path[PATH_MAX], state_path[PATH_MAX];
+	struct sockaddr_un address;
+	int fd, err = absolute(memory, memory_path);
+
+	if (!err)
+		err = absolute(state, state_path);
+	if (err)
+		return err;
+	fd = make_socket(path, &address);
+	if (fd < 0)
+		return fd;
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		err = vmm_error(-errno, "%s: %m", path);
+	else
+		err = exchange(fd, path, memory_path, state_path);
+	close(fd);
+	return err;
+}

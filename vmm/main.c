@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * main.c: the command line: run, snapshot, restore.  An option is a line in its
+ * command's table and a case in option().
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arch.h"
+#include "control.h"
+#include "memory.h"
+#include "monitor.h"
+#include "restore.h"
+
+#define OK 0
+#define FAILED 1
+#define USAGE 2
+
+static const char usage_text[] =
+	"usage: infill-vmm run --kernel K [--initrd I] [--append S] [--memory 256M] [--cpus N]\n"
+	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"       infill-vmm snapshot --control SOCKET --memory FILE --state FILE\n"
+	"       infill-vmm restore --memory FILE --state FILE --engine eager|mmap|uffd\n"
+	"                      [--trace FILE | --record FILE] [--prefault]\n"
+	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"\n"
+	"Runs a Linux guest on KVM, its console on standard input and output; saves it to\n"
+	"two files and ends it; goes on with it from there.\n";
+
+enum { KEY_HELP = 'h', KEY_KERNEL = 256, KEY_INITRD, KEY_APPEND, KEY_MEMORY, KEY_CPUS, KEY_BACKING,
+       KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT };
+
+/* What the options of all commands say. */
+struct arguments {
+	const char *kernel, *initrd, *append, *memory, *cpus, *control, *state, *trace, *record;
+	const struct engine_ops *engine;
+	enum memory_backing backing;
+	bool prefault;
+};
+
+static int wrong(const char *what, const char *why)
+{
+	fprintf(stderr, "infill-vmm: %s: %s\nTry `infill-vmm --help`.\n", what, why);
+	return USAGE;
+}
+
+static int option(struct arguments *a, int key)
+{
+	switch (key) {
+	case KEY_KERNEL: a->kernel = optarg; break;
+	case KEY_INITRD: a->initrd = optarg; break;
+	case KEY_APPEND: a->append = optarg; break;
+	case KEY_MEMORY: a->memory = optarg; break;
+	case KEY_CPUS: a->cpus = optarg; break;
+	case KEY_CONTROL: a->control = optarg; break;
+	case KEY_STATE: a->state = optarg; break;
+	case KEY_TRACE: a->trace = optarg; break;
+	case KEY_RECORD: a->record = optarg; break;
+	case KEY_PREFAULT: a->prefault = true; break;
+	case KEY_BACKING:
+		if (!memory_backing_of(optarg, &a->backing))
+			return wrong(optarg, "no such backing: memfd, hugetlb, guest-memfd");
+		break;
+	case KEY_ENGINE:
+		a->engine = engine_find(optarg);
+		if (!a->engine)
+			return wrong(optarg, "no such engine: eager, mmap, uffd");
+		break;
+	}
+	return OK;
+}
+
+/* 0, or the exit status that the command ends with at once, + 1. */
+static int parse(int argc, char **argv, const struct option *known, struct arguments *a)
+{
+	int key, status = OK;
+
+	opterr = 0;
+	while (status == OK && (key = getopt_long(argc, argv, ":h", known, NULL)) != -1) {
+		if (key == KEY_HELP)
+			return fputs(usage_text, stdout) < 0 || fflush(stdout) ? FAILED + 1 : OK + 1;
+		if (key == ':')
+			status = wrong(argv[optind - 1], "needs an argument");
+		else if (key == '?')
+			status = wrong(argv[optind - 1], "no such option of this command");
+		else
+			status = option(a, key);
+	}
+	if (status == OK && optind < argc)
+		status = wrong(argv[optind], "not an option");
+	return status == OK ? 0 : status + 1;
+}
+
+/* A size as in 256M; false if it is none. */
+static bool size_of(const char *text, uint64_t *bytes)
+{
+	static const char units[] = "KMG";
+	const char *unit;
+	char *end;
+	unsigned shift = 0;
+
+	errno = 0;
+	*bytes = strtoull(text, &end, 10);
+	if (*end && (unit = strchr(units, *end)) && !end[1]) {
+		shift = 10 * (unsigned)(unit - units + 1);
+		end++;
+	}
+	if (errno || *end || *text < '1' || *text > '9' || *bytes > (uint64_t)INT64_MAX >> shift)
+		return false;
+	*bytes <<= shift;
+	return true;
+}
+
+static bool count_of(const char *text, unsigned most, unsigned *count)
+{
+	char *end;
+	unsigned long number = strtoul(text, &end, 10);
+
+	*count = (unsigned)number;
+	return *text >= '1' && *text <= '9' && !*end && number <= most;
+}
+
+/* ---- commands -------------------------------------------------------------------- */
+
+static int run_vm(const struct vm_options *options, const struct boot *boot, const char *control)
+{
+	struct vm vm;
+	int status = FAILED;
+
+	if (monitor_init())
+		return FAILED;
+	if (!vm_create(&vm, options) && !arch_boot(&vm, boot))
+		status = monitor_run(&vm, control);
+	vm_stop(&vm);
+	vm_destroy(&vm);
+	return status;
+}
+
+static int run(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "kernel", required_argument, NULL, KEY_KERNEL },
+		{ "initrd", required_argument, NULL, KEY_INITRD },
+		{ "append", required_argument, NULL, KEY_APPEND },
+		{ "memory", required_argument, NULL, KEY_MEMORY },
+		{ "cpus", required_argument, NULL, KEY_CPUS },
+		{ "backing", required_argument, NULL, KEY_BACKING },
+		{ "control", required_argument, NULL, KEY_CONTROL },
+		{ "help", no_argument, NULL, KEY_HELP },
+		{ 0 },
+	};
+	struct arguments a = { .append = "", .memory = "256M", .cpus = "1" };
+	struct vm_options options;
+	struct boot boot;
+	int ended = parse(argc, argv, known, &a);
+
+	if (ended)
+		return ended - 1;
+	options = (struct vm_options){ .backing = a.backing };
+	if (!a.kernel)
+		return wrong("--kernel", "missing");
+	if (!size_of(a.memory, &options.memory_bytes))
+		return wrong(a.memory, "not a size, as 256M is");
+	if (!count_of(a.cpus, VCPUS_MAX, &options.vcpus))
+		return wrong(a.cpus, "not a number of vCPUs: 1 to 16");
+	boot = (struct boot){ .kernel = a.kernel, .initrd = a.initrd, .command_line = a.append };
+	return run_vm(&options, &boot, a.control);
+}
+
+static int snapshot(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "control", required_argument, NULL, KEY_CONTROL },
+		{ "memory", required_argument, NULL, KEY_MEMORY },
+		{ "state", required_argument, NULL, KEY_STATE },
+		{ "help", no_argument, NULL, KEY_HELP },
+		{ 0 },
+	};
+	struct arguments a = { 0 };
+	int ended = parse(argc, argv, known, &a);
+
+	if (ended)
+		return ended - 1;
+	if (!a.control || !a.memory || !a.state)
+		return wrong("snapshot", "needs --control, --memory and --state");
+	return control_snapshot(a.control, a.memory, a.state) ? FAILED : OK;
+}
+
+/* What an engine cannot do is no failure of it. */
+static int check_restore(const struct arguments *a)
+{
+	if (!a->memory || !a->state || !a->engine)
+		return wrong("restore", "needs --memory, --state and --engine");
+	if (!a->engine->backing[a->backing])
+		return wrong("--backing", "not with this engine");
+	if ((a->trace || a->record) && !a->engine->trace)
+		return wrong(a->trace ? "--trace" : "--record", "not with this engine");
+	if (a->trace && a->record)
+		return wrong("--record", "excludes --trace: record first, replay later");
+	if (a->prefault && !a->engine->prefault)
+		return wrong("--prefault", "not with this engine");
+	return OK;
+}
+
+static int restore_command(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "memory", required_argument, NULL, KEY_MEMORY },
+		{ "state", required_argument, NULL, KEY_STATE },
+		{ "engine", required_argument, NULL, KEY_ENGINE },
+		{ "trace", required_argument, NULL, KEY_TRACE },
+		{ "record", required_argument, NULL, KEY_RECORD },
+		{ "prefault", no_argument, NULL, KEY_PREFAULT },
+		{ "backing", required_argument, NULL, KEY_BACKING },
+		{ "control", required_argument, NULL, KEY_CONTROL },
+		{ "help", no_argument, NULL, KEY_HELP },
+		{ 0 },
+	};
+	struct arguments a = { 0 };
+	struct restore_options options;
+	int ended = parse(argc, argv, known, &a), status;
+
+	if (ended)
+		return ended - 1;
+	status = check_restore(&a);
+	if (status)
+		return status;
+	options = (struct restore_options){
+		.engine = a.engine, .state = a.state, .control = a.control, .backing = a.backing,
+		.engine_options = { .memory = a.memory, .trace = a.trace, .record = a.record,
+				    .prefault = a.prefault },
+	};
+	return restore(&options);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*run)(int argc, char **argv);
+	} commands[] = { { "run", run }, { "snapshot", snapshot }, { "restore", restore_command } };
+	const char *name = argc > 1 ? argv[1] : "";
+
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (!strcmp(name, commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
+		return fputs(usage_text, stdout) < 0 || fflush(stdout) ? FAILED : OK;
+	return wrong(*name ? name : "no command", "run, snapshot and restore are known");
+}
