@@ -15,6 +15,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHES = ("x86_64", "arm64")
 GROUPS = ("new", "upstream", "bench", "soak", "self")
 KINDS = ("plain", "debug")
+# What `files` may name; initrd.py knows how each is made.
+FILES = ("infill-vmm", "vmlinuz", "initrd")
 THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
 KIND_FACTOR = {"plain": 1, "debug": 8}
@@ -22,8 +24,8 @@ KIND_FACTOR = {"plain": 1, "debug": 8}
 # Keys, and whether they must be there.
 MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "cpus": True,
                 "threads": True, "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
-CASE_KEYS = {"about": True, "program": True, "arguments": False, "group": True, "timeout": True,
-             "arch": False, "only": False, "boot": False, "memory": False, "thp": False,
+CASE_KEYS = {"about": True, "program": True, "arguments": False, "files": False, "group": True, "timeout": True,
+             "arch": False, "only": False, "boot": False, "memory": False, "cpus": False, "thp": False,
              "hugepages-": False, "sysctl ": False, "write ": False}
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 SIZES = {"k": 1, "m": 1024, "g": 1024 * 1024}
@@ -143,6 +145,7 @@ class Case:
         self.about = values["about"]
         self.program = values["program"]
         self.arguments = shlex.split(values.get("arguments", ""))
+        self.files = [one_of(path, "files", name, FILES) for name in values.get("files", "").split()]
         self.group = one_of(path, "group", values["group"], GROUPS)
         self.timeout = number(path, "timeout", values["timeout"])
         self.arch = one_of(path, "arch", values["arch"], ARCHES) if "arch" in values else None
@@ -154,6 +157,7 @@ class Case:
                 raise Wrong(f"{path}: only: {values['only']}: not `MACHINE...: why`")
         self.boot = values.get("boot", "")
         self.memory = number(path, "memory", values["memory"]) if "memory" in values else 0
+        self.cpus = number(path, "cpus", values["cpus"]) if "cpus" in values else 0
         self.settings = self.read_settings(path, values)
 
     def read_settings(self, path, values):
@@ -164,6 +168,11 @@ class Case:
         for name, value in values["sysctl "].items():
             lines.append(("set", "/proc/sys/" + name.replace(".", "/"), value))
         return lines + [("set", name, value) for name, value in values["write "].items()]
+
+    @property
+    def needs(self):
+        """What a boot must be like for it: cases with the same needs share one."""
+        return self.boot, self.memory, self.cpus
 
     @property
     def own(self):

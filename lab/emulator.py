@@ -82,6 +82,10 @@ class Boot:
         """MiB: the machine's own, or what a case asks for."""
         return max([self.machine.memory, *(case.memory for case in self.cases.values())])
 
+    def cpus(self):
+        """What was asked for, what a case needs, or the machine's own."""
+        return self.options.cpus or max((case.cpus for case in self.cases.values()), default=0) or self.machine.cpus
+
     def accelerator(self):
         """How instructions are run."""
         if self.options.icount:
@@ -91,7 +95,7 @@ class Boot:
     def command(self, initrd, port):
         """The whole command line; the console and the results go to files of this process."""
         line = [*self.machine.qemu, "-nodefaults", "-no-user-config", "-display", "none",
-                *self.accelerator(), "-smp", str(self.options.cpus or self.machine.cpus),
+                *self.accelerator(), "-smp", str(self.cpus()),
                 "-m", str(self.memory()), "-no-reboot",
                 "-kernel", self.kernel.image, "-initrd", initrd, "-append", self.append(),
                 "-chardev", f"file,id=port,path=/dev/fd/{port}",

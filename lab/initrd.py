@@ -2,8 +2,9 @@
 """What a machine boots with: the kernel that kernel/build made, and an initramfs made here.
 
 The initramfs has the init, the plan, and the programs of the cases: of the kernel's selftests, or
-compiled from a .c file of this repository. Everything is static. To have programs compiled in
-another way change CFLAGS.
+compiled from a .c file of this repository; and in /files what cases ask for by the key `files`.
+Everything is static. To have programs compiled in another way change CFLAGS; another thing for
+/files is a line in MAKERS, and its name in data.py's FILES.
 """
 import importlib.util
 import os
@@ -112,13 +113,34 @@ def stripped(path, arch):
             return file.read()
 
 
-def busybox(arch):
-    """A static busybox for the shell, which the script of that name fetches."""
-    done = subprocess.run([os.path.join(HERE, "busybox"), arch], stdin=subprocess.DEVNULL,
+def made_by(*command):
+    """What a script of this repository prints, which is the path of what it made."""
+    done = subprocess.run([os.path.join(ROOT, command[0]), *command[1:]], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failure(done.stderr.strip() or f"lab/busybox {arch}: exit {done.returncode}")
+        raise Failure(done.stderr.strip() or f"{' '.join(command)}: exit {done.returncode}")
     return done.stdout.strip()
+
+
+def guest(part, name):
+    """A maker of one part of the guest that runs inside the machine's guest."""
+    def make(arch):
+        made_by("guest/build", "--arch", arch, part)
+        return GUEST_BUILD.Target(arch).path(name)
+    return make
+
+
+# What makes each of data.FILES for an architecture, and returns its path.
+MAKERS = {
+    "infill-vmm": lambda arch: made_by("lab/vmm", arch),
+    "vmlinuz": guest("kernel", "vmlinuz"),
+    "initrd": guest("initrd", "initrd"),
+}
+
+
+def busybox(arch):
+    """A static busybox for the shell, which the script of that name fetches."""
+    return made_by("lab/busybox", arch)
 
 
 def folders_of(files):
@@ -152,6 +174,10 @@ class Maker:
         self.programs = {"init": self.content(init)}
         for case in cases:
             self.programs.setdefault(case.guest_path[1:], self.content(program(case, programs_of)))
+        for name in sorted({name for case in cases for name in case.files}):
+            # As it is: a kernel's image looks like a program, and must not be stripped.
+            with open(MAKERS[name](kernel.arch), "rb") as file:
+                self.programs["files/" + name] = file.read()
 
     def content(self, path):
         """A program's bytes."""

@@ -165,12 +165,13 @@ int memory_save(struct vm *vm, const char *path)
 
 int memory_open(const char *path, uint64_t bytes)
 {
+	/* Not to wait for a FIFO's writer; whoever reads a real file does not want the flag. */
 	int err, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct stat st;
 
 	if (fd < 0)
 		return vmm_error(-errno, "%s: %m", path);
-	if (fstat(fd, &st))
+	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0))
 		err = vmm_error(-errno, "%s: %m", path);
 	else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
 		err = vmm_error(-EINVAL, "%s: not the memory file of the state: not of %llu bytes",
