@@ -217,9 +217,11 @@ $(B)/obj/vmm/infill.o: $(call objects,$(VMM_SRC)) $(STATIC)
 		sed -n 's/^ *U \(infill_[a-z0-9_]*\)$$/-Wl,-u,\1/p' | sort -u) $(STATIC)
 	$(Q)$(OBJCOPY) --localize-hidden $@
 
+# Device trees are arm64's; the library has no pkg-config file in Debian 12.
+VMM_LIBS := $(if $(filter arm64,$(VMM_FOLDER)),-lfdt)
 $(B)/infill-vmm: $(call objects,$(VMM_SRC)) $(B)/obj/vmm/infill.o $(B)/obj/sources
 	$(call say,LD,$@)
-	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS) $(VMM_LIBS)
 
 # ---- tests, bench, examples ------------------------------------------------
 
