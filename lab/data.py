@@ -25,7 +25,7 @@ KIND_FACTOR = {"plain": 1, "debug": 8}
 MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "cpus": True,
                 "threads": True, "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
 CASE_KEYS = {"about": True, "program": True, "arguments": False, "files": False, "group": True, "timeout": True,
-             "arch": False, "only": False, "boot": False, "memory": False, "cpus": False, "thp": False,
+             "arch": False, "only": False, "boot": False, "memory": False, "cpus ": False, "thp": False,
              "hugepages-": False, "sysctl ": False, "write ": False}
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 SIZES = {"k": 1, "m": 1024, "g": 1024 * 1024}
@@ -157,7 +157,8 @@ class Case:
                 raise Wrong(f"{path}: only: {values['only']}: not `MACHINE...: why`")
         self.boot = values.get("boot", "")
         self.memory = number(path, "memory", values["memory"]) if "memory" in values else 0
-        self.cpus = number(path, "cpus", values["cpus"]) if "cpus" in values else 0
+        self.cpus = {one_of(path, "cpus", arch, ARCHES): number(path, f"cpus {arch}", count)
+                     for arch, count in values["cpus "].items()}
         self.settings = self.read_settings(path, values)
 
     def read_settings(self, path, values):
@@ -172,7 +173,7 @@ class Case:
     @property
     def needs(self):
         """What a boot must be like for it: cases with the same needs share one."""
-        return self.boot, self.memory, self.cpus
+        return self.boot, self.memory, tuple(self.cpus.items())
 
     @property
     def own(self):

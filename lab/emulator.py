@@ -84,7 +84,8 @@ class Boot:
 
     def cpus(self):
         """What was asked for, what a case needs, or the machine's own."""
-        return self.options.cpus or max((case.cpus for case in self.cases.values()), default=0) or self.machine.cpus
+        needed = max((case.cpus.get(self.machine.arch, 0) for case in self.cases.values()), default=0)
+        return self.options.cpus or needed or self.machine.cpus
 
     def accelerator(self):
         """How instructions are run."""
