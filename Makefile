@@ -49,6 +49,7 @@ SUPPORT_SRC := $(sort $(wildcard lib/test/fake/*.c))
 # Programs in a folder `helper` are run by other tests, from build/test/helper/.
 TEST_SRC := $(sort $(foreach g,unit pager crash bad-input helper,$(wildcard lib/test/$(g)/*.c))) \
 	$(sort $(wildcard cli/test/*.c cli/test/helper/*.c))
+VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
@@ -105,7 +106,8 @@ ALL := $(if $(LIB_SRC),$(STATIC) $(B)/libinfill.pc) \
 	$(if $(CLI_SRC),$(B)/infill) $(if $(VMM_SRC),$(B)/infill-vmm) $(if $(SHIM_SRC),$(B)/libinfill-attach.so)
 test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst cli/test/helper/%.c,helper/%.c,\
 	$(patsubst lib/test/%.c,%.c,$(1))))
-TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t))))
+TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t)))) \
+	$(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC))
 FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
 
@@ -136,7 +138,8 @@ $(call objects,$(CLI_SRC) $(SHIM_SRC)): $(B)/obj/flags.cli
 $(B)/obj/lib/test/%.o $(B)/obj/cli/test/%.o: CPPFLAGS_ALL += $(TEST_CPPFLAGS)
 
 # The VMM includes what is installed of the library, nothing from inside it.
-$(call objects,$(VMM_SRC)): CPPFLAGS_ALL := $(patsubst -Ilib/src,-Ivmm,$(CPPFLAGS_ALL))
+$(call objects,$(VMM_SRC) $(VMM_TEST_SRC)): CPPFLAGS_ALL := $(patsubst -Ilib/src,-Ivmm,$(CPPFLAGS_ALL))
+$(call objects,$(VMM_TEST_SRC)): CPPFLAGS_ALL += -Ilib/test/unit
 
 $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(call say,CC,$<)
@@ -144,7 +147,7 @@ $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(call objects,$(LIB_SRC) $(CLI_SRC) $(SHIM_SRC) $(VMM_SRC) \
-	$(SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
+	$(SUPPORT_SRC) $(VMM_TEST_SRC) $(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
 
 # ---- library ---------------------------------------------------------------
 
@@ -235,6 +238,13 @@ $(B)/test/$(basename $(call test_group,$(1))): $(call objects,$(1)) $(SUPPORT) $
 	$$(Q)$$(CC) -o $$@ $$(LDFLAGS_ALL) $$(filter %.o %.a,$$^) $$(PACKAGE_LIBS) -lcmocka -ldl -lm
 endef
 $(foreach t,$(TEST_SRC),$(eval $(call test_program,$(t))))
+
+# A unit test of the VMM has all of it but main.c.
+$(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC)): $(B)/test/%: $(B)/obj/vmm/test/%.o \
+		$(call objects,$(filter-out vmm/main.c,$(VMM_SRC))) $(B)/obj/vmm/infill.o
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS) -lcmocka
 
 $(B)/bench/restore: $(call objects,$(BENCH_SRC)) $(STATIC) $(B)/obj/sources
 	$(call say,LD,$@)

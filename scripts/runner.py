@@ -32,7 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # Where each group's programs come from. A .c file becomes DIR/test/GROUP/NAME of the build;
 # anything else is run as it is when it is executable.
 GROUPS = {
-    "unit": ["lib/test/unit/*.c", "lib/test/unit/*", "scripts/test/unit/*", "lab/test/unit/*"],
+    "unit": ["lib/test/unit/*.c", "vmm/test/unit/*.c", "lib/test/unit/*", "scripts/test/unit/*", "lab/test/unit/*"],
     "pager": ["lib/test/pager/*.c", "lib/test/pager/*"],
     "guest": ["guest/test/*"],
     "crash": ["lib/test/crash/*.c", "lib/test/crash/*"],
@@ -128,7 +128,8 @@ def find_san(root, build):
     programs = []
     for kind in SAN_BUILDS:
         for group in SAN_GROUPS:
-            for source in sorted(glob.glob(os.path.join(root, "lib/test", group, "*.c"))):
+            patterns = [pattern for pattern in GROUPS[group] if pattern.endswith(".c")]
+            for source in sorted(path for pattern in patterns for path in glob.glob(os.path.join(root, pattern))):
                 name = os.path.splitext(os.path.basename(source))[0]
                 command = [os.path.join(build, kind, "test", group, name)]
                 if kind == "tsan":

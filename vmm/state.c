@@ -10,7 +10,8 @@
  *       24    4  number of vCPUs
  *       28    4  bytes of the header, 48: the records begin here
  *       32    8  bytes of all records, N
- *       40    8  XXH3, 64 bits, of the records
+ *       40    8  XXH3, 64 bits, of the records, with that of the 40 bytes before as
+ *                seed
  *       48    N  records: kind, index, bytes of data (4 each), 4 of zero, data,
  *                zeros up to a multiple of 8
  *
@@ -176,6 +177,12 @@ int state_get_fixed(const struct state *state, uint32_t kind, uint32_t index, vo
 	return 0;
 }
 
+static uint64_t checksum(const struct header *h, const uint8_t *records)
+{
+	return XXH3_64bits_withSeed(records, h->bytes,
+				    XXH3_64bits(h, offsetof(struct header, checksum)));
+}
+
 /* ---- the file -------------------------------------------------------------------- */
 
 /* Each record is whole, has a name of its own, and is padded with zeros. */
@@ -226,7 +233,7 @@ static int read_records(struct state *state, int fd, const char *path)
 		return vmm_error(-ENOMEM, "%s: %m", path);
 	if (file_read(fd, state->records, state->bytes, sizeof(*h)))
 		return vmm_error(-errno, "%s: %m", path);
-	if (XXH3_64bits(state->records, state->bytes) != h->checksum)
+	if (checksum(h, state->records) != h->checksum)
 		return vmm_error(-EBADMSG, "%s: damaged: its checksum is wrong", path);
 	return check_records(state, path);
 }
@@ -271,7 +278,7 @@ int state_write(const struct state *state, const struct vm *vm, const char *path
 	struct header h = {
 		.version = VERSION, .architecture = ARCHITECTURE,
 		.memory_bytes = vm->memory_bytes, .vcpus = vm->vcpus, .length = sizeof(h),
-		.bytes = state->bytes, .checksum = XXH3_64bits(state->records, state->bytes),
+		.bytes = state->bytes,
 	};
 	struct new_file file;
 	int err = file_new(&file, path);
@@ -279,6 +286,7 @@ int state_write(const struct state *state, const struct vm *vm, const char *path
 	if (err)
 		return err;
 	memcpy(h.magic, magic, sizeof(magic));
+	h.checksum = checksum(&h, state->records);
 	if (file_write(file.fd, &h, sizeof(h), 0) ||
 	    file_write(file.fd, state->records, state->bytes, sizeof(h)))
 		err = -errno;

@@ -3,7 +3,7 @@
  * state.h: the state file: all of a VM but its memory.
  *
  * A header (magic, version, architecture, memory size and backing-independent
- * layout, number of vCPUs, bytes, XXH3 checksum of all that follows), then
+ * layout, number of vCPUs, bytes, XXH3 checksum of all else), then
  * records: kind, index (a vCPU's, or 0), bytes, data, padded to 8 bytes.
  * Everything is little-endian as the machine is.  What reads it trusts
  * nothing: sizes are checked before use, unknown versions are refused.
