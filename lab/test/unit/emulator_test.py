@@ -32,7 +32,8 @@ GOOD_LOG = "printf '[ 0.1] mode\\nlab: start a\\nlab: end a\\nlab: power off\\nr
 
 class Machine:
     """A machine whose QEMU is a script."""
-    name, console, cpus, threads, memory, boot, allows = "fake", "ttyX", 1, "single", 64, "", []
+    name, arch, console, cpus, threads = "fake", "x86_64", "ttyX", 1, "single"
+    memory, boot, allows = 64, "", []
     says = data.patterns({"mode": "it did not start"}, "fake")
 
     def __init__(self, script):
@@ -46,7 +47,7 @@ class Machine:
 
 class Case:
     """What Boot asks of a case."""
-    boot, memory, timeout = "", 0, 1
+    boot, memory, cpus, timeout = "", 0, {}, 1
 
     def __init__(self, name):
         self.name = name
