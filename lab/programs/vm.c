@@ -45,6 +45,8 @@ static const struct {
 	{ "mmap", { "--engine", "mmap", NULL } },
 	{ "uffd, memfd, recording", { "--engine", "uffd", "--record", TRACE, NULL } },
 	{ "uffd, memfd, by the trace", { "--engine", "uffd", "--trace", TRACE, NULL } },
+	{ "eager, hugetlb", { "--engine", "eager", "--backing", "hugetlb", NULL } },
+	{ "uffd, hugetlb", { "--engine", "uffd", "--backing", "hugetlb", NULL } },
 	{ "eager, guest-memfd, prefaulted",
 	  { "--engine", "eager", "--backing", "guest-memfd", "--prefault", NULL } },
 };
