@@ -52,6 +52,7 @@ TEST_SRC := $(sort $(foreach g,unit pager crash bad-input helper,$(wildcard lib/
 VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
+VMM_FUZZ_SRC := $(sort $(wildcard vmm/fuzz/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 MAN := $(sort $(wildcard man/*.1 man/*.3 man/*.7))
 
@@ -108,7 +109,8 @@ test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst cli/test/helper/%.c,help
 	$(patsubst lib/test/%.c,%.c,$(1))))
 TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t)))) \
 	$(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC))
-FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC))
+FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC)) \
+	$(patsubst vmm/fuzz/%.c,build/fuzz/%,$(VMM_FUZZ_SRC))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
 
 .PHONY: all tests bench fuzz examples install uninstall clean FORCE
@@ -258,10 +260,13 @@ $(B)/examples/%: $(B)/obj/examples/%.o $(STATIC)
 
 # ---- fuzz: clang's libFuzzer, the library built again for it ----------------
 
+FUZZ_INCLUDES := -Ilib/include -Ilib/src
+build/fuzz/obj/vmm/%.o: FUZZ_INCLUDES := -Ilib/include -Ivmm
+
 build/fuzz/obj/%.o: %.c Makefile
 	$(call say,FUZZ,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CLANG) $(CPPFLAGS) -D_GNU_SOURCE= -Ilib/include -Ilib/src -std=gnu11 -O1 -g \
+	$(Q)$(CLANG) $(CPPFLAGS) -D_GNU_SOURCE= $(FUZZ_INCLUDES) -std=gnu11 -O1 -g \
 		$(WARNINGS) -Wno-missing-prototypes -pthread $(PACKAGE_CFLAGS) $(FUZZ_FLAGS) \
 		-MMD -MP -c -o $@ $<
 
@@ -269,7 +274,13 @@ build/fuzz/%: build/fuzz/obj/lib/fuzz/%.o $(patsubst %.c,build/fuzz/obj/%.o,$(LI
 	$(call say,LD,$@)
 	$(Q)$(CLANG) -pthread -fsanitize=fuzzer,address,undefined -o $@ $^ $(PACKAGE_LIBS)
 
--include $(patsubst %.c,build/fuzz/obj/%.d,$(LIB_SRC) $(FUZZ_SRC))
+# One reader of the VMM each, without the rest of it.
+build/fuzz/vmm_state_fuzz: $(patsubst %,build/fuzz/obj/vmm/%.o,fuzz/vmm_state_fuzz state file)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^
+
+-include $(patsubst %.c,build/fuzz/obj/%.d,$(LIB_SRC) $(FUZZ_SRC) $(VMM_FUZZ_SRC) vmm/state.c vmm/file.c)
 
 # ---- install ---------------------------------------------------------------
 

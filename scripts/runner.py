@@ -146,10 +146,10 @@ def find_fuzz(root, build):
     """One libFuzzer run for each target."""
     programs = []
     script = os.path.join(root, "scripts", "fuzz-one")
-    for source in sorted(glob.glob(os.path.join(root, "lib/fuzz/*.c"))):
+    for source in sorted(glob.glob(os.path.join(root, "*/fuzz/*.c"))):
         name = os.path.splitext(os.path.basename(source))[0]
         # trace_fuzz.c keeps its corpus in corpus/trace.
-        corpus = os.path.join(root, "lib/fuzz/corpus", name.removesuffix("_fuzz"))
+        corpus = os.path.join(os.path.dirname(source), "corpus", name.removesuffix("_fuzz"))
         command = [script, os.path.join(build, "fuzz", name), corpus]
         programs.append(Program("fuzz", name, command, source))
     return programs

@@ -12,7 +12,7 @@ import subprocess
 import tap
 
 ROOT = os.environ["INFILL_ROOT"]
-NO_COMMENTS = re.compile(r"^lib/fuzz/corpus/|/golden/|^cli/test/cases/|\.(json|png|trace|hdr)$")
+NO_COMMENTS = re.compile(r"^(?:lib|vmm)/fuzz/corpus/|/golden/|^cli/test/cases/|\.(json|png|trace|hdr)$")
 LARGEST = 1 << 20
 # Written with brackets so that these lines do not match themselves.
 MACHINE = re.compile(r"/work[/](?:main|shared)|/home[/][a-z]|/root[/]|/tmp[/]c/")
@@ -46,7 +46,7 @@ def read(name):
 
 
 FILES = tracked()
-TEXTS = {name: read(name) for name in FILES if not name.startswith("lib/fuzz/corpus/")
+TEXTS = {name: read(name) for name in FILES if not re.match("(?:lib|vmm)/fuzz/corpus/", name)
          and os.path.getsize(os.path.join(ROOT, name)) <= LARGEST}
 
 
