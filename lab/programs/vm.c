@@ -219,13 +219,17 @@ static bool power_off(struct guest *guest)
 	return finish(guest) == 0;
 }
 
-static bool take_snapshot(struct guest *guest)
+/* Save the guest, which ends it, to files with @suffix. */
+static bool take_snapshot(struct guest *guest, const char *suffix)
 {
-	char *words[] = { VMM, "snapshot", "--control", CONTROL, "--memory", MEMORY, "--state",
-			  STATE, NULL };
+	char memory[64], state[64];
+	char *words[] = { VMM, "snapshot", "--control", CONTROL, "--memory", memory, "--state", state,
+			  NULL };
 	struct guest client;
 	int status;
 
+	snprintf(memory, sizeof(memory), MEMORY "%s", suffix);
+	snprintf(state, sizeof(state), STATE "%s", suffix);
 	start(&client, words);
 	status = finish(&client);
 	return status == 0 && finish(guest) == 0;
@@ -246,7 +250,13 @@ struct answers {
 	uint64_t all, work;
 };
 
-static bool test_restore(unsigned int i, const char *cpus, const struct answers *expected)
+static void kill_guest(struct guest *guest)
+{
+	kill(guest->pid, SIGKILL);
+	finish(guest);
+}
+
+static void test_restore(unsigned int i, const char *cpus, const struct answers *expected)
 {
 	char *words[WORDS_MAX] = { VMM, "restore", "--memory", MEMORY, "--state", STATE };
 	struct answers found = { 0 };
@@ -258,14 +268,36 @@ static bool test_restore(unsigned int i, const char *cpus, const struct answers 
 	start(&guest, words);
 	good = ask_sum(&guest, "check\n", "all ok ", &found.all) && found.all == expected->all;
 	good = ok(good, "%s CPUs: %s: the data is what it was", cpus, restores[i].name);
-	if (!good) {
-		kill(guest.pid, SIGKILL);
-		finish(&guest);
-		return false;
-	}
+	if (!good)
+		return kill_guest(&guest);
 	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);
 	ok(good, "%s CPUs: %s: it works on", cpus, restores[i].name);
-	return ok(power_off(&guest), "%s CPUs: %s: power-off", cpus, restores[i].name);
+	ok(power_off(&guest), "%s CPUs: %s: power-off", cpus, restores[i].name);
+}
+
+/* A guest that was restored, and is not all there yet, is saved as any other. */
+static void test_again(const char *cpus, const struct answers *expected)
+{
+	char *first[] = { VMM, "restore", "--memory", MEMORY, "--state", STATE, "--engine", "uffd",
+			  "--control", CONTROL, NULL };
+	char *second[] = { VMM, "restore", "--memory", MEMORY "2", "--state", STATE "2", "--engine",
+			   "eager", NULL };
+	struct answers found = { 0 };
+	struct guest guest;
+	bool good;
+
+	start(&guest, first);
+	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work) && take_snapshot(&guest, "2");
+	if (!ok(good, "%s CPUs: again: snapshot of a restored guest", cpus))
+		return kill_guest(&guest);
+	start(&guest, second);
+	good = ask_sum(&guest, "go\n", "work 3 ok ", &found.work) &&
+	       ask_sum(&guest, "check\n", "all ok ", &found.all) && found.all != expected->all;
+	if (!ok(good, "%s CPUs: again: the data is what it was, and what was written since", cpus))
+		return kill_guest(&guest);
+	ok(power_off(&guest), "%s CPUs: again: power-off", cpus);
+	unlink(MEMORY "2");
+	unlink(STATE "2");
 }
 
 static void test_all(const char *cpus, const char *backing, const char *runs)
@@ -276,16 +308,14 @@ static void test_all(const char *cpus, const char *backing, const char *runs)
 
 	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers.work) &&
 	       ask_sum(&guest, "check\n", "all ok ", &answers.all);
-	if (!ok(good, "%s CPUs, %s: boots, fills, checks", cpus, backing)) {
-		kill(guest.pid, SIGKILL);
-		finish(&guest);
-		return;
-	}
-	if (!ok(take_snapshot(&guest), "%s CPUs, %s: snapshot", cpus, backing))
+	if (!ok(good, "%s CPUs, %s: boots, fills, checks", cpus, backing))
+		return kill_guest(&guest);
+	if (!ok(take_snapshot(&guest, ""), "%s CPUs, %s: snapshot", cpus, backing))
 		return;
 	for (unsigned int i = 0; i < sizeof(restores) / sizeof(restores[0]); i++)
 		if (!runs || strchr(runs, '0' + (int)i))
 			test_restore(i, cpus, &answers);
+	test_again(cpus, &answers);
 }
 
 int main(int argc, char **argv)
