@@ -100,14 +100,19 @@ int msr_write_all(struct vcpu *vcpu, const struct kvm_msr_entry *entry, size_t c
 	const struct kvm_msr_entry *deadline = NULL;
 	int err = 0;
 
-	/* The TSC first and the deadline, which is compared with it, last. */
+	/*
+	 * The TSC first and the deadline, which is compared with it, last.  The wall
+	 * clock's registers not at all: a write has KVM write the time to the guest,
+	 * which writes them itself whenever it wants to know.
+	 */
 	for (size_t i = 0; i < count && !err; i++)
 		if (entry[i].index == MSR_TSC)
 			err = write_or_same(vcpu, &entry[i]);
 	for (size_t i = 0; i < count && !err; i++) {
 		if (entry[i].index == MSR_TSC_DEADLINE)
 			deadline = &entry[i];
-		else if (entry[i].index != MSR_TSC)
+		else if (entry[i].index != MSR_TSC && entry[i].index != MSR_KVM_WALL_CLOCK &&
+			 entry[i].index != MSR_KVM_WALL_CLOCK_NEW)
 			err = write_or_same(vcpu, &entry[i]);
 	}
 	return err || !deadline ? err : write_or_same(vcpu, deadline);
