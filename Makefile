@@ -49,6 +49,9 @@ SUPPORT_SRC := $(sort $(wildcard lib/test/fake/*.c))
 # Programs in a folder `helper` are run by other tests, from build/test/helper/.
 TEST_SRC := $(sort $(foreach g,unit pager crash bad-input helper,$(wildcard lib/test/$(g)/*.c))) \
 	$(sort $(wildcard cli/test/*.c cli/test/helper/*.c))
+# Tests for machines of the lab, each with what the folder shares.
+LAB_TEST_SRC := lib/test/lab/engine.c
+LAB_SUPPORT_SRC := lib/test/lab/guest.c
 VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
@@ -149,7 +152,7 @@ $(B)/obj/%.o: %.c $(B)/obj/flags
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 -include $(patsubst %.o,%.d,$(call objects,$(LIB_SRC) $(CLI_SRC) $(SHIM_SRC) $(VMM_SRC) \
-	$(SUPPORT_SRC) $(VMM_TEST_SRC) $(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
+	$(SUPPORT_SRC) $(VMM_TEST_SRC) $(LAB_TEST_SRC) $(LAB_SUPPORT_SRC) $(TEST_SRC) $(BENCH_SRC) $(EXAMPLE_SRC)))
 
 # ---- library ---------------------------------------------------------------
 
@@ -214,7 +217,7 @@ endif
 
 # What it needs of the library as one object whose other symbols are local: a VMM
 # has a vm.c and a memory.c of its own.  Nothing of the server is in it, so that it
-# can be linked statically with liburing alone (lab/vmm).
+# can be linked statically with liburing alone (lab/static).
 OBJCOPY = $(patsubst %gcc,%objcopy,$(if $(findstring gcc,$(CC)),$(CC),gcc))
 $(B)/obj/vmm/infill.o: $(call objects,$(VMM_SRC)) $(STATIC)
 	@mkdir -p $(@D)
@@ -247,6 +250,13 @@ $(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC)): $(B)/test/%: $(B)/obj/vmm/
 	$(call say,LD,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS) -lcmocka
+
+# Of libinfill as the VMM has it; lab/static builds it for a machine of the lab.
+$(patsubst lib/test/lab/%.c,$(B)/test/lab/%,$(LAB_TEST_SRC)): $(B)/test/lab/%: \
+		$(B)/obj/lib/test/lab/%.o $(call objects,$(LAB_SUPPORT_SRC)) $(STATIC)
+	$(call say,LD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $^ $(PACKAGE_LIBS)
 
 $(B)/bench/restore: $(call objects,$(BENCH_SRC)) $(STATIC) $(B)/obj/sources
 	$(call say,LD,$@)

@@ -16,7 +16,7 @@ ARCHES = ("x86_64", "arm64")
 GROUPS = ("new", "upstream", "bench", "soak", "self")
 KINDS = ("plain", "debug")
 # What `files` may name; initrd.py knows how each is made.
-FILES = ("infill-vmm", "vmlinuz", "initrd")
+FILES = ("infill-vmm", "engine", "vmlinuz", "initrd")
 THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
 KIND_FACTOR = {"plain": 1, "debug": 8}
@@ -146,6 +146,8 @@ class Case:
         self.program = values["program"]
         self.arguments = shlex.split(values.get("arguments", ""))
         self.files = [one_of(path, "files", name, FILES) for name in values.get("files", "").split()]
+        if self.made:
+            self.files.append(one_of(path, "program", self.program[len("files/"):], FILES))
         self.group = one_of(path, "group", values["group"], GROUPS)
         self.timeout = number(path, "timeout", values["timeout"])
         self.arch = one_of(path, "arch", values["arch"], ARCHES) if "arch" in values else None
@@ -181,8 +183,15 @@ class Case:
         return self.program.endswith(".c")
 
     @property
+    def made(self):
+        """True for a program that is one of FILES, files/NAME."""
+        return self.program.startswith("files/")
+
+    @property
     def guest_path(self):
         """Where the program is in the machine."""
+        if self.made:
+            return "/" + self.program
         if self.own:
             return "/programs/" + os.path.basename(self.program)[:-len(".c")]
         return "/selftests/" + self.program

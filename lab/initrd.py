@@ -132,7 +132,8 @@ def guest(part, name):
 
 # What makes each of data.FILES for an architecture, and returns its path.
 MAKERS = {
-    "infill-vmm": lambda arch: made_by("lab/vmm", arch),
+    "infill-vmm": lambda arch: made_by("lab/static", arch, "infill-vmm"),
+    "engine": lambda arch: made_by("lab/static", arch, "test/lab/engine"),
     "vmlinuz": guest("kernel", "vmlinuz"),
     "initrd": guest("initrd", "initrd"),
 }
@@ -173,7 +174,8 @@ class Maker:
         init = compile_program("lab/init.c", kernel.arch)
         self.programs = {"init": self.content(init)}
         for case in cases:
-            self.programs.setdefault(case.guest_path[1:], self.content(program(case, programs_of)))
+            if not case.made:
+                self.programs.setdefault(case.guest_path[1:], self.content(program(case, programs_of)))
         for name in sorted({name for case in cases for name in case.files}):
             # As it is: a kernel's image looks like a program, and must not be stripped.
             with open(MAKERS[name](kernel.arch), "rb") as file:
@@ -195,7 +197,7 @@ class Maker:
 
 def missing_program(case, programs_of):
     """Why the case's program is not there; None if it is."""
-    if case.own or os.path.exists(program(case, programs_of)):
+    if case.own or case.made or os.path.exists(program(case, programs_of)):
         return None
     return f"{case.program} is not among the selftests of {programs_of.name}"
 

@@ -63,7 +63,8 @@ static const struct engine_ops by_mmap = {
 
 const struct engine_ops *engine_find(const char *name)
 {
-	static const struct engine_ops *const engines[] = { &eager, &by_mmap, &engine_uffd };
+	static const struct engine_ops *const engines[] = { &eager, &by_mmap, &engine_uffd,
+							 &engine_userfault };
 
 	for (unsigned i = 0; i < sizeof(engines) / sizeof(engines[0]); i++)
 		if (!strcmp(engines[i]->name, name))

@@ -52,6 +52,6 @@ const struct engine_ops *engine_find(const char *name);
 /* KVM_PRE_FAULT_MEMORY over all of memory, which has its content. */
 int engine_prefault(struct engine *engine);
 
-extern const struct engine_ops engine_uffd;
+extern const struct engine_ops engine_uffd, engine_userfault;
 
 #endif

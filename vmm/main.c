@@ -23,7 +23,7 @@ static const char usage_text[] =
 	"usage: infill-vmm run --kernel K [--initrd I] [--append S] [--memory 256M] [--cpus N]\n"
 	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
 	"       infill-vmm snapshot --control SOCKET --memory FILE --state FILE\n"
-	"       infill-vmm restore --memory FILE --state FILE --engine eager|mmap|uffd\n"
+	"       infill-vmm restore --memory FILE --state FILE --engine eager|mmap|uffd|userfault\n"
 	"                      [--trace FILE | --record FILE] [--prefault]\n"
 	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
 	"\n"
@@ -67,7 +67,7 @@ static int option(struct arguments *a, int key)
 	case KEY_ENGINE:
 		a->engine = engine_find(optarg);
 		if (!a->engine)
-			return wrong(optarg, "no such engine: eager, mmap, uffd");
+			return wrong(optarg, "no such engine: eager, mmap, uffd, userfault");
 		break;
 	}
 	return OK;

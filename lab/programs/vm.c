@@ -47,6 +47,13 @@ static const struct {
 	{ "uffd, memfd, by the trace", { "--engine", "uffd", "--trace", TRACE, NULL } },
 	{ "eager, hugetlb", { "--engine", "eager", "--backing", "hugetlb", NULL } },
 	{ "uffd, hugetlb", { "--engine", "uffd", "--backing", "hugetlb", NULL } },
+	{ "userfault, memfd", { "--engine", "userfault", NULL } },
+	{ "userfault, guest-memfd",
+	  { "--engine", "userfault", "--backing", "guest-memfd", NULL } },
+	{ "userfault, guest-memfd, by the trace, prefaulted",
+	  { "--engine", "userfault", "--backing", "guest-memfd", "--trace", TRACE, "--prefault",
+	    NULL } },
+	{ "userfault, hugetlb", { "--engine", "userfault", "--backing", "hugetlb", NULL } },
 	{ "eager, guest-memfd, prefaulted",
 	  { "--engine", "eager", "--backing", "guest-memfd", "--prefault", NULL } },
 };

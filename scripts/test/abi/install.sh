@@ -10,7 +10,7 @@ prefix=/opt/infill-test
 dest=$TMPDIR/dest
 # Another prefix bakes another path into the command, so it is built apart.
 tree=$TMPDIR/tree
-mkdir -p "$tree" && cp -r Makefile lib cli man scripts examples "$tree/" 2>/dev/null
+mkdir -p "$tree" && cp -r Makefile lib cli vmm man scripts examples "$tree/" 2>/dev/null
 program=$TMPDIR/program.c
 cat >"$program" <<'C'
 #include <infill.h>

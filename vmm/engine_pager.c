@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine_pager.c: memory is missing until the guest, KVM or this process touches it,
+ * and libinfill fills it; what nobody touches follows after that.  `uffd` has a
+ * thread of libinfill fill what a userfaultfd reports; with `userfault` a vCPU that
+ * misses a page exits, and fills it on its own thread.  All that a VMM needs to
+ * embed libinfill is here.
+ */
+#include <errno.h>
+#include <infill.h>
+#include <stdlib.h>
+
+#include "arch.h"
+#include "engine.h"
+#include "error.h"
+#include "kvm_api.h"
+#include "memory.h"
+
+struct pager {
+	struct infill_image *image;
+	struct infill_memory *memory;
+	struct infill_pool *pool;
+	struct infill_session *session;
+	struct infill_vcpu *vcpu[VCPUS_MAX]; /* userfault */
+};
+
+/* On a thread of libinfill, or a vCPU's. */
+static void on_event(struct infill_session *session, const struct infill_event *event, void *arg)
+{
+	struct engine *engine = arg;
+
+	(void)session;
+	switch (event->kind) {
+	case INFILL_EVENT_TRACE_IGNORED:
+	case INFILL_EVENT_TRACE_FAILED:
+	case INFILL_EVENT_POISON:
+		vmm_error(event->error, "pager: %s", event->text);
+		break;
+	case INFILL_EVENT_ERROR:
+		/* The vCPUs would wait for ever. */
+		vmm_error(event->error, "pager: %s", event->text);
+		vm_end(engine->vm, NEXT_FAIL);
+		break;
+	}
+}
+
+static uint32_t backing_of(enum memory_backing backing)
+{
+	switch (backing) {
+	case MEMORY_HUGETLB:
+		return INFILL_BACKING_HUGETLB;
+	case MEMORY_GUEST_MEMFD:
+		return INFILL_BACKING_GUEST_MEMFD;
+	default:
+		return INFILL_BACKING_SHMEM;
+	}
+}
+
+static int describe_memory(const struct vm *vm, struct infill_memory *memory, bool memslots)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < vm->regions && !err; i++) {
+		struct infill_region region = {
+			.size = sizeof(region),
+			.gpa = vm->region[i].gpa,
+			.hva = (uintptr_t)vm->region[i].hva,
+			.length = vm->region[i].bytes,
+			.offset = vm->region[i].offset,
+			.page_size = memory_granule(vm->backing),
+			.backing = backing_of(vm->backing),
+		};
+
+		if (memslots)
+			region.slot = vm->region[i].slot;
+		if (memslots && vm->backing == MEMORY_GUEST_MEMFD) {
+			region.slot_flags = KVM_MEM_GUEST_MEMFD;
+			region.guest_memfd = vm->region[i].fd;
+			region.guest_memfd_offset = vm->region[i].fd_offset;
+		}
+		err = infill_memory_add(memory, &region);
+	}
+	return err;
+}
+
+static int start_session(struct engine *engine, struct pager *pager, bool userfault)
+{
+	const struct infill_session_options options = {
+		.size = sizeof(options),
+		.trace = engine->options.trace,
+		.record = engine->options.record,
+		.event = on_event,
+		.event_arg = engine,
+		.flags = engine->options.prefault ? INFILL_SESSION_PREFAULT : 0,
+	};
+
+	if (userfault)
+		return infill_session_start_vm(&pager->session, pager->pool, engine->vm->fd,
+					       pager->memory, pager->image, &options);
+	return infill_session_start(&pager->session, pager->pool, pager->memory, pager->image,
+				    &options);
+}
+
+static int pager_start(struct engine *engine, bool userfault)
+{
+	struct pager *pager = calloc(1, sizeof(*pager));
+	int err;
+
+	if (!pager)
+		return vmm_error(-ENOMEM, "pager: %m");
+	engine->own = pager;
+	err = infill_image_open_fd(&pager->image, engine->fd, engine->options.memory, NULL);
+	if (!err)
+		err = infill_memory_new(&pager->memory);
+	if (!err)
+		err = describe_memory(engine->vm, pager->memory, userfault);
+	if (!err)
+		err = infill_pool_new(&pager->pool, NULL);
+	if (!err)
+		err = start_session(engine, pager, userfault);
+	return err ? vmm_error(err, "pager: %s", infill_error()) : 0;
+}
+
+static void pager_stop(struct engine *engine)
+{
+	struct pager *pager = engine->own;
+
+	if (!pager)
+		return;
+	for (unsigned i = 0; i < VCPUS_MAX; i++)
+		infill_vcpu_free(pager->vcpu[i]);
+	infill_session_stop(pager->session);
+	infill_pool_free(pager->pool);
+	infill_memory_free(pager->memory);
+	infill_image_close(pager->image);
+	free(pager);
+	engine->own = NULL;
+}
+
+/* ---- uffd ------------------------------------------------------------------------- */
+
+static int uffd_start(struct engine *engine)
+{
+	return pager_start(engine, false);
+}
+
+const struct engine_ops engine_uffd = {
+	.name = "uffd",
+	.backing = { true, true, false },
+	.trace = true,
+	.start = uffd_start,
+	.stop = pager_stop,
+};
+
+/* ---- userfault -------------------------------------------------------------------- */
+
+/* On the vCPU's thread: the guest touched a page that is missing. */
+static enum next fill_page(struct vcpu *vcpu, void *arg)
+{
+	const struct engine *engine = arg;
+	const struct pager *pager = engine->own;
+	int err = infill_vcpu_exit(pager->vcpu[vcpu->index], vcpu->run);
+
+	if (!err)
+		return NEXT_RUN;
+	vmm_error(err < 0 ? err : -EFAULT, "vCPU %u: %s", vcpu->index,
+		  err < 0 ? infill_error() : "guest memory cannot be accessed");
+	return NEXT_FAIL;
+}
+
+static int userfault_start(struct engine *engine)
+{
+	struct vm *vm = engine->vm;
+	int err = pager_start(engine, true);
+	struct pager *pager = engine->own;
+
+	for (unsigned i = 0; i < vm->vcpus && !err; i++) {
+		err = infill_vcpu_new(&pager->vcpu[i], pager->session, vm->vcpu[i].fd);
+		if (err)
+			vmm_error(err, "pager: %s", infill_error());
+	}
+	vm->memory_fault = fill_page;
+	vm->memory_fault_arg = engine;
+	return err;
+}
+
+/* KVM does not exit for what it accesses itself, so that must be there. */
+static int fill_for_kvm(void *arg, uint64_t gpa, uint64_t bytes)
+{
+	const struct pager *pager = arg;
+	int err = infill_session_fill(pager->session, gpa, bytes);
+
+	return err ? vmm_error(err, "pager: %s", infill_error()) : 0;
+}
+
+static int userfault_ready(struct engine *engine)
+{
+	struct vm *vm = engine->vm;
+	struct pager *pager = engine->own;
+	int err = arch_kvm_memory(vm, fill_for_kvm, pager);
+
+	if (err || !engine->options.prefault || !engine->options.trace)
+		return err;
+	/* The guest finds what it touched first the last time. */
+	err = infill_session_wait(pager->session, INFILL_WAIT_TRACE, -1);
+	for (unsigned i = 0; i < vm->vcpus && !err; i++)
+		err = infill_vcpu_prefault(pager->vcpu[i], 0);
+	return err ? vmm_error(err, "pager: %s", infill_error()) : 0;
+}
+
+const struct engine_ops engine_userfault = {
+	.name = "userfault",
+	.backing = { true, true, true },
+	.trace = true,
+	.prefault = true,
+	.start = userfault_start,
+	.ready = userfault_ready,
+	.stop = pager_stop,
+};
