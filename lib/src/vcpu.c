@@ -23,7 +23,7 @@
 #include "vcpu.h"
 
 #define RUN_MAX 16            /* pages of 4 KiB filled for one exit */
-#define PREFAULT_LEAST 4      /* pages, from which on the ioctl costs less than it saves */
+#define PREFAULT_LEAST 8      /* pages, from which on it pays: bench/README.md */
 #define NO_MEMORY_NS 5000000000u
 #define NO_MEMORY_NAP_NS 1000000
 
