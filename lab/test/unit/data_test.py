@@ -56,6 +56,7 @@ BAD = {
     "a size of pages that is none": ({**GOOD, "hugepages-big": "3"}, "", "not a size"),
     "a size without its pages": (GOOD, "hugepages- = 3\n", "not a known key"),
     "a file that nothing makes": ({**GOOD, "files": "vmlinuz disk"}, "", "files: disk"),
+    "a program that nothing makes": ({**GOOD, "program": "files/disk"}, "", "program: disk"),
     "CPUs of an unknown architecture": ({**GOOD, "cpus sparc": "1"}, "", "known are x86_64"),
     "no CPUs": ({**GOOD, "cpus arm64": "0"}, "", "cpus arm64: 0"),
 }
