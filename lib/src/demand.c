@@ -298,8 +298,7 @@ static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64
 		return;
 	}
 	if (s->recording && pagemap_get(&s->pm, page) == PAGE_MISSING)
-		recording_add(s->pm.recording, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
-			      (uint32_t)(r->page_size / IMAGE_PAGE), now);
+		session_record(s, r, page, now);
 	err = add_waiting(s, page, now, minor);
 	if (err)
 		session_fail(s, err);

@@ -142,6 +142,21 @@ void session_check_resident(struct infill_session *s)
 
 /* ---- recording ----------------------------------------------------------- */
 
+bool session_record(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		    uint64_t now)
+{
+	struct recording *rec = s->pm.recording;
+	bool first;
+
+	/* With KVM Userfault vCPUs record, and the session's thread what KVM itself touched. */
+	pthread_mutex_lock(&s->record_lock);
+	first = !atomic_load_explicit(&rec->first_ns, memory_order_relaxed);
+	recording_add(rec, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
+		      (uint32_t)(r->page_size / IMAGE_PAGE), now);
+	pthread_mutex_unlock(&s->record_lock);
+	return first;
+}
+
 static void save_recording(struct infill_session *s)
 {
 	const struct recording *r = s->pm.recording;

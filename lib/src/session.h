@@ -158,6 +158,10 @@ void session_reach(struct infill_session *s, enum infill_wait what);
 /* Call after pages were settled: notices that none is missing. */
 void session_check_resident(struct infill_session *s);
 
+/* Record the first touch of PAGE at NOW.  True: it is the first of all.  Any thread. */
+bool session_record(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		    uint64_t now);
+
 /* Close the recording window if it is over; ns until it has to be asked again. */
 uint64_t session_recording(struct infill_session *s, uint64_t now);
 

@@ -18,6 +18,7 @@
 #include "kvm_api.h"
 #include "pool.h"
 #include "prefault.h"
+#include "present.h"
 #include "uffd.h"
 #include "userfault.h"
 #include "vcpu.h"
@@ -211,6 +212,9 @@ static int install(struct infill_session *s, const struct claim *c, uint64_t cou
 	else
 		err = uffd_copy(s->uffd, hva, data, length, done);
 	*done /= r->page_size;
+	if (err == -EEXIST && r->backing == INFILL_BACKING_HUGETLB &&
+	    !present_huge(s->pagemap, hva + *done * r->page_size))
+		return -ENOMEM; /* see present.h: the guest would find zeros */
 	return err;
 }
 
@@ -292,21 +296,7 @@ static int install_claim(struct infill_vcpu *v, struct claim *c)
 
 /* ---- an exit ---------------------------------------------------------------------- */
 
-static void record(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
-{
-	struct recording *rec = s->pm.recording;
-	bool first;
-
-	pthread_mutex_lock(&s->record_lock);
-	first = !atomic_load_explicit(&rec->first_ns, memory_order_relaxed);
-	recording_add(rec, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
-		      (uint32_t)(r->page_size / IMAGE_PAGE), stats_now());
-	pthread_mutex_unlock(&s->record_lock);
-	if (first) /* the session's thread closes the window, and has to know that it began */
-		pool_wake(s);
-}
-
-/* Map what was filled beyond the page that the guest asked for, which KVM_RUN maps itself. */
+/* Map what was filled behind PAGE, which the guest asked for and KVM_RUN maps itself. */
 static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count)
 {
@@ -314,8 +304,8 @@ static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint
 
 	if (!v->prefault || count < PREFAULT_LEAST)
 		return;
-	if (prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, count * r->page_size,
-			   &done))
+	if (prefault_range(v->fd, r->gpa + (page + 1 - r->first) * r->page_size,
+			   (count - 1) * r->page_size, &done))
 		v->prefault = false;
 	stats_add(&v->stats.prefault_bytes, done);
 }
@@ -330,8 +320,10 @@ static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t 
 	c.count = count = pagemap_claim(&v->session->pm, page, window(v, r, page));
 	if (!c.count)
 		return -EAGAIN;
-	if (v->fd >= 0 && is_recording(v->session))
-		record(v->session, r, page);
+	/* The first touch begins the window, which the session's thread closes. */
+	if (v->fd >= 0 && is_recording(v->session) &&
+	    session_record(v->session, r, page, stats_now()))
+		pool_wake(v->session);
 	err = read_claim(v, &c);
 	if (err && err != -ESTALE && c.count > 1) {
 		give_back(v, &c, 1);

@@ -28,8 +28,7 @@ struct guest_vcpu {
 };
 
 /*
- * A VM with the guest's code, and no memory.  TYPE as KVM_CREATE_VM.  -errno,
- * with a line on stderr.
+ * A VM with the guest's code, and no memory.  0, or -errno with a line on stderr.
  */
 int guest_new(struct guest *guest);
 void guest_free(struct guest *guest);
