@@ -63,20 +63,7 @@ void demand_settled(struct infill_session *s, uint64_t page, uint64_t count)
  */
 static uint64_t stream_window(struct infill_session *s, uint64_t page)
 {
-	struct stream *t;
-
-	if (s->recording)
-		return 1;
-	for (t = s->stream; t < s->stream + STREAMS; t++) {
-		if (t->next != page || !t->window)
-			continue;
-		if (t->window < STREAM_WINDOW_MAX)
-			t->window *= 2;
-		t->next = page + t->window;
-		return t->window;
-	}
-	s->stream[s->stream_turn++ % STREAMS] = (struct stream){ .next = page + 1, .window = 1 };
-	return 1;
+	return s->recording ? 1 : streams_window(&s->streams, page, STREAM_WINDOW_MAX);
 }
 
 /* The run to install for a fault at PAGE: what is missing of the stream's window. */

@@ -232,6 +232,19 @@ const struct pagemap_region *pagemap_find(const struct pagemap *pm, uint64_t hva
 	return NULL;
 }
 
+const struct pagemap_region *pagemap_find_gpa(const struct pagemap *pm, uint64_t gpa, uint64_t *page)
+{
+	for (unsigned i = 0; i < pm->header->regions; i++) {
+		const struct pagemap_region *r = &pm->header->region[i];
+
+		if (gpa - r->gpa < r->length) {
+			*page = r->first + (gpa - r->gpa) / r->page_size;
+			return r;
+		}
+	}
+	return NULL;
+}
+
 const struct pagemap_region *pagemap_region(const struct pagemap *pm, uint64_t page)
 {
 	for (unsigned i = 0; i < pm->header->regions; i++) {

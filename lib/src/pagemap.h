@@ -109,6 +109,10 @@ void pagemap_close(struct pagemap *pm);
 /* The region that HVA lies in and the number of its page, or NULL. */
 const struct pagemap_region *pagemap_find(const struct pagemap *pm, uint64_t hva, uint64_t *page);
 
+/* The same by guest-physical address. */
+const struct pagemap_region *pagemap_find_gpa(const struct pagemap *pm, uint64_t gpa,
+					      uint64_t *page);
+
 /* The region of page number PAGE. */
 const struct pagemap_region *pagemap_region(const struct pagemap *pm, uint64_t page);
 

@@ -33,6 +33,7 @@
 #include "pagemap.h"
 #include "queue.h"
 #include "reader.h"
+#include "stream.h"
 #include "timeline.h"
 #include "trace.h"
 
@@ -54,12 +55,6 @@ struct waiting {
 	struct chunk *chunk; /* that is on its way for it; NULL: to be tried again */
 };
 
-/* Faults at consecutive pages: fill in growing runs, as read-ahead does. */
-struct stream {
-	uint64_t next;
-	uint32_t window; /* pages */
-};
-
 /* A part of the image where faults found bytes that are not in memory. */
 struct cold {
 	uint64_t number; /* offset / its size, plus 1; 0: none */
@@ -67,7 +62,6 @@ struct cold {
 };
 
 #define COLD_PARTS 64
-#define STREAMS 8
 #define STREAM_WINDOW_MAX 64
 
 enum why { WHY_DEMAND, WHY_TRACE, WHY_REST };
@@ -118,8 +112,7 @@ struct infill_session {
 	unsigned under_way; /* chunks that the reader has */
 	struct waiting *waiting;
 	unsigned waiting_count, waiting_size;
-	struct stream stream[STREAMS];
-	unsigned stream_turn;
+	struct streams streams;
 	struct cold cold[COLD_PARTS];
 	uint64_t demand_ns;      /* when the last fault was read */
 	uint64_t no_memory_ns;   /* since when installs fail with ENOMEM; 0: they do not */

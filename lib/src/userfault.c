@@ -239,19 +239,6 @@ int userfault_write(const struct userfault *uf, const struct pagemap_region *r, 
 	return 0;
 }
 
-const struct pagemap_region *userfault_find(const struct pagemap *pm, uint64_t gpa, uint64_t *page)
-{
-	for (unsigned i = 0; i < pm->header->regions; i++) {
-		const struct pagemap_region *r = &pm->header->region[i];
-
-		if (gpa - r->gpa < r->length) {
-			*page = r->first + (gpa - r->gpa) / r->page_size;
-			return r;
-		}
-	}
-	return NULL;
-}
-
 void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count)
 {

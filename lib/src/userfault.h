@@ -54,10 +54,6 @@ void userfault_free(struct userfault *uf);
 int userfault_write(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		    uint64_t count, const void *data);
 
-/* The region that GPA lies in and the number of its page, or NULL. */
-const struct pagemap_region *userfault_find(const struct pagemap *pm, uint64_t gpa,
-					    uint64_t *page);
-
 /* COUNT pages are there: let the guest have them, and wake who waits for them. */
 void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count);

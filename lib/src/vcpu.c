@@ -36,8 +36,7 @@ struct infill_vcpu {
 	bool prefault;
 	char *buffer;
 	size_t buffer_bytes;
-	struct stream stream[STREAMS];
-	unsigned turn;
+	struct streams streams;
 	struct stats stats;
 };
 
@@ -63,23 +62,6 @@ static uint64_t trace_window(const struct infill_session *s, const struct pagema
 	return left < 1 ? 1 : left < RUN_MAX ? left : RUN_MAX;
 }
 
-/* More than one where the vCPU's exits come one behind the other. */
-static uint64_t stream_window(struct infill_vcpu *v, uint64_t page)
-{
-	struct stream *t;
-
-	for (t = v->stream; t < v->stream + STREAMS; t++) {
-		if (t->next != page || !t->window)
-			continue;
-		if (t->window < RUN_MAX)
-			t->window *= 2;
-		t->next = page + t->window;
-		return t->window;
-	}
-	v->stream[v->turn++ % STREAMS] = (struct stream){ .next = page + 1, .window = 1 };
-	return 1;
-}
-
 static bool is_recording(const struct infill_session *s)
 {
 	return s->record_path && !atomic_load_explicit(&s->pm.recording->closed,
@@ -98,7 +80,7 @@ static uint64_t window(struct infill_vcpu *v, const struct pagemap_region *r, ui
 	/* A recording wants to see every first touch. */
 	if (r->page_size != SMALL_PAGE || is_recording(v->session))
 		return 1;
-	want = stream_window(v, page);
+	want = streams_window(&v->streams, page, RUN_MAX);
 	trace = trace_window(v->session, r, page);
 	want = want > trace ? want : trace;
 	return want < room ? want : room;
@@ -389,7 +371,7 @@ int infill_vcpu_exit(struct infill_vcpu *v, const struct kvm_run *run)
 	if (run->exit_reason != KVM_EXIT_MEMORY_FAULT ||
 	    !(f->flags & KVM_MEMORY_EXIT_FLAG_USERFAULT))
 		return 1;
-	r = userfault_find(&s->pm, f->gpa, &page);
+	r = pagemap_find_gpa(&s->pm, f->gpa, &page);
 	if (!r)
 		return err_set(-EFAULT, "userfault: an exit for 0x%llx, which is in none of the "
 					"session's memslots", (unsigned long long)f->gpa);
@@ -500,7 +482,7 @@ int infill_session_fill(struct infill_session *s, uint64_t gpa, uint64_t length)
 			       (unsigned long long)length, (unsigned long long)gpa);
 	err = vcpu_new(&v, s, -1);
 	while (!err && gpa < end) {
-		const struct pagemap_region *r = userfault_find(&s->pm, gpa, &page);
+		const struct pagemap_region *r = pagemap_find_gpa(&s->pm, gpa, &page);
 
 		if (!r) {
 			err = err_set(-EFAULT, "session: fill 0x%llx: is in none of the memslots",
