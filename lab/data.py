@@ -143,9 +143,11 @@ class Case:
         values = read(path, CASE_KEYS)
         self.name = os.path.basename(path)
         self.about = values["about"]
-        self.program = values["program"]
+        self.program, *self.beside = values["program"].split()
         self.arguments = shlex.split(values.get("arguments", ""))
         self.files = [one_of(path, "files", name, FILES) for name in values.get("files", "").split()]
+        if self.beside and not all(name.endswith(".c") for name in (self.program, *self.beside)):
+            raise Wrong(f"{path}: program: {values['program']}: only .c files are compiled into one program")
         if self.made:
             self.files.append(one_of(path, "program", self.program[len("files/"):], FILES))
         self.group = one_of(path, "group", values["group"], GROUPS)

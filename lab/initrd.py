@@ -2,10 +2,11 @@
 """What a machine boots with: the kernel that kernel/build made, and an initramfs made here.
 
 The initramfs has the init, the plan, and the programs of the cases: of the kernel's selftests, or
-compiled from a .c file of this repository; and in /files what cases ask for by the key `files`.
+compiled from .c files of this repository; and in /files what cases ask for by the key `files`.
 Everything is static. To have programs compiled in another way change CFLAGS; another thing for
 /files is a line in MAKERS, and its name in data.py's FILES.
 """
+import glob
 import importlib.util
 import os
 import platform
@@ -68,19 +69,21 @@ def compiler(arch):
     return "gcc" if platform.machine() == native else cross
 
 
-def compile_program(source, arch):
-    """Compile a source of this repository where it is newer than its program; the program's path."""
-    source = os.path.join(ROOT, source)
-    name = os.path.splitext(os.path.relpath(source, ROOT))[0].replace("/", "-")
+def compile_program(source, arch, beside=()):
+    """Compile a source of this repository, and others into the same program, where one of them or a
+    header beside them is newer than that; the program's path."""
+    sources = [os.path.join(ROOT, name) for name in (source, *beside)]
+    name = os.path.splitext(source)[0].replace("/", "-")
     target = os.path.join(OUT, "programs", arch, name)
-    if GUEST_BUILD.is_newer(target, [source, __file__]):
+    headers = glob.glob(os.path.join(os.path.dirname(sources[0]), "*.h"))
+    if GUEST_BUILD.is_newer(target, [*sources, *headers, __file__]):
         return target
     os.makedirs(os.path.dirname(target), exist_ok=True)
     # A name of its own: two runs may compile it at once.
     handle, new = tempfile.mkstemp(prefix=name + ".", dir=os.path.dirname(target))
     os.close(handle)
     try:
-        GUEST_BUILD.run([compiler(arch), *CFLAGS, "-o", new, source])
+        GUEST_BUILD.run([compiler(arch), *CFLAGS, "-o", new, *sources])
         os.chmod(new, 0o755)
         os.replace(new, target)
     except GUEST_BUILD.Failure as failure:
@@ -94,7 +97,7 @@ def compile_program(source, arch):
 def program(case, kernel):
     """The path of a case's program on this host."""
     if case.own:
-        return compile_program(case.program, kernel.arch)
+        return compile_program(case.program, kernel.arch, case.beside)
     return kernel.selftest(case.program)
 
 

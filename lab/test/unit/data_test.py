@@ -38,8 +38,8 @@ def all_files():
     machines = [data.machine(name) for name in data.names("machines")]
     tap.equal(len(machines), 6, "machines")
     for one in data.all_cases():
-        if one.own:
-            tap.true(os.path.exists(os.path.join(os.environ["INFILL_ROOT"], one.program)), one.program)
+        for name in [one.program, *one.beside] if one.own else []:
+            tap.true(os.path.exists(os.path.join(os.environ["INFILL_ROOT"], name)), name)
         tap.true(any(machine.skip(one) is None for machine in machines), f"a machine runs {one.name}")
 
 
@@ -57,6 +57,7 @@ BAD = {
     "a size without its pages": (GOOD, "hugepages- = 3\n", "not a known key"),
     "a file that nothing makes": ({**GOOD, "files": "vmlinuz disk"}, "", "files: disk"),
     "a program that nothing makes": ({**GOOD, "program": "files/disk"}, "", "program: disk"),
+    "a selftest and a source in one program": ({**GOOD, "program": "t lab/init.c"}, "", "only .c files"),
     "CPUs of an unknown architecture": ({**GOOD, "cpus sparc": "1"}, "", "known are x86_64"),
     "no CPUs": ({**GOOD, "cpus arm64": "0"}, "", "cpus arm64: 0"),
 }

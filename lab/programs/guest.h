@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest.h: drives a Linux guest (guest/init.c) in infill-vmm, through pipes: boots it,
+ * asks it on its console, saves it, ends it.  One thread.  What the guest says goes to
+ * standard output as comments of TAP.  To be compiled beside a case's program: see the
+ * key `program` in docs/lab.md.
+ */
+#ifndef LAB_PROGRAMS_GUEST_H
+#define LAB_PROGRAMS_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define VMM "/files/infill-vmm"
+#define CONTROL "/tmp/control"
+#define MEMORY "/tmp/memory"
+#define STATE "/tmp/state"
+#define TRACE "/tmp/trace"
+
+/* A VMM that runs, and its console. */
+struct guest {
+	pid_t pid;
+	int in, out;
+	char line[512]; /* the last one that it said */
+	double started; /* now() before the VMM was */
+	double said;    /* now() when `line` was read */
+};
+
+/* Seconds of CLOCK_MONOTONIC. */
+double now(void);
+
+/* Start the VMM with these words; NULL ends them.  It dies with this process. */
+void start(struct guest *guest, char **words);
+
+/* Wait for the VMM's end: the status that it ended with; -1 when it had to be killed. */
+int finish(struct guest *guest);
+
+/*
+ * Wait for a line that begins with @begin; it is in guest->line.  False when it does not
+ * come in time, or the guest or the VMM complains before it does.
+ */
+bool expect(struct guest *guest, const char *begin);
+
+/* The same after @question was typed. */
+bool ask(struct guest *guest, const char *question, const char *begin);
+
+/* The same for an answer with a sum of data; false, too, when the guest's clock is wrong. */
+bool ask_sum(struct guest *guest, const char *question, const char *begin, uint64_t *sum);
+
+/* Boot with so many vCPUs and this backing, until the guest's store is filled. */
+bool boot(struct guest *guest, const char *cpus, const char *backing);
+
+/* Save the guest, which ends it, to the files MEMORY and STATE with @suffix. */
+bool take_snapshot(struct guest *guest, const char *suffix);
+
+/* End it in order. */
+bool power_off(struct guest *guest);
+
+/* End it at once. */
+void kill_guest(struct guest *guest);
+
+#endif
