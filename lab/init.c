@@ -444,10 +444,13 @@ static const char *follow(pid_t pid, struct output *output, unsigned int seconds
 }
 
 __attribute__((noreturn))
-static void run_child(char **words, int output)
+static void run_child(char **words, unsigned int seconds, int output)
 {
+	char limit[16];
 	int input = open("/dev/null", O_RDONLY);
 
+	snprintf(limit, sizeof(limit), "%u", seconds);
+	setenv("LAB_SECONDS", limit, 1);
 	setsid();
 	dup2(input, 0);
 	dup2(output, 1);
@@ -459,8 +462,8 @@ static void run_child(char **words, int output)
 	_exit(127);
 }
 
-/* Start the program; its output is read from output->fd. */
-static pid_t start(char **words, struct output *output)
+/* Start the program, which may take so many seconds; its output is read from output->fd. */
+static pid_t start(char **words, unsigned int seconds, struct output *output)
 {
 	int pipes[2];
 	pid_t pid;
@@ -473,7 +476,7 @@ static pid_t start(char **words, struct output *output)
 	if (pid < 0)
 		die("fork");
 	if (pid == 0)
-		run_child(words, pipes[1]);
+		run_child(words, seconds, pipes[1]);
 	close(pipes[1]);
 	output->fd = pipes[0];
 	output->used = output->total = 0;
@@ -542,7 +545,7 @@ static void run(struct test *test, char **words)
 	const char *how;
 	pid_t pid;
 
-	pid = start(words, &output);
+	pid = start(words, test->seconds, &output);
 	how = follow(pid, &output, test->seconds, &status);
 	close(output.fd);
 	number = (int)test->seconds;

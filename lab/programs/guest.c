@@ -15,8 +15,19 @@
 
 #include "guest.h"
 
-/* Of a guest in an emulated machine; a whole boot must fit. */
-#define WAIT_SECONDS 240
+/*
+ * One answer may take this share of what the case may: a whole boot in an emulated machine must fit,
+ * and what is left must suffice to say which of many restores it was that hung.
+ */
+#define WAIT_SHARE 4
+#define WAIT_SECONDS 240 /* where no lab says what the case may take */
+
+static double wait_seconds(void)
+{
+	const char *limit = getenv("LAB_SECONDS");
+
+	return limit ? atof(limit) / WAIT_SHARE : WAIT_SECONDS;
+}
 
 double now(void)
 {
@@ -60,7 +71,7 @@ void start(struct guest *guest, char **words)
 
 int finish(struct guest *guest)
 {
-	double deadline = now() + WAIT_SECONDS;
+	double deadline = now() + wait_seconds();
 	char rest[256];
 	int status = -1;
 	pid_t got;
@@ -116,7 +127,7 @@ static bool read_line(struct guest *guest, double deadline)
 
 bool expect(struct guest *guest, const char *begin)
 {
-	double deadline = now() + WAIT_SECONDS;
+	double deadline = now() + wait_seconds();
 
 	while (read_line(guest, deadline)) {
 		printf("# %.3f console: %s\n", guest->said - guest->started, guest->line);
@@ -147,7 +158,7 @@ bool ask_sum(struct guest *guest, const char *question, const char *begin, uint6
 		return false;
 	*sum = value;
 	/* A clock that stands still or jumps is wrong. */
-	return nanoseconds > 1000 && nanoseconds < WAIT_SECONDS * 1000000000ull;
+	return nanoseconds > 1000 && (double)nanoseconds < wait_seconds() * 1e9;
 }
 
 /* ---- its life --------------------------------------------------------------------------- */
