@@ -1,82 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fill.c: installs, one run at a time, and what the kernel answers.  Internal.
+ * fill.c: the session's thread's installs, one run at a time, and what follows
+ * for the faults that wait.  Internal.
  * Speed matters here: each line is on the path of a demand fault.
  */
 #include <errno.h>
 #include <sched.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "cache.h"
 #include "demand.h"
 #include "err.h"
 #include "fill.h"
 #include "image.h"
-#include "present.h"
+#include "install.h"
 #include "uffd.h"
 #include "userfault.h"
 
-#define NO_MEMORY_NS 5000000000u /* so long may installs fail with ENOMEM */
-#define GAP_TRIES 64             /* to find a gap between two removals */
-
-/* How a run of pages gets in. */
-enum how { HOW_COPY, HOW_ZERO, HOW_CONTINUE, HOW_POISON };
-
-/* A huge page of zeros to copy from: hugetlb has no UFFDIO_ZEROPAGE. */
-static const void *zeros(void)
-{
-	static _Atomic(const void *) shared;
-	const void *z = shared, *expected = NULL;
-
-	if (z)
-		return z;
-	z = mmap(NULL, HUGE_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (z == MAP_FAILED)
-		return NULL;
-	if (atomic_compare_exchange_strong(&shared, &expected, z))
-		return z;
-	munmap((void *)(uintptr_t)z, HUGE_PAGE);
-	return expected;
-}
-
-static int install_once(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-			uint64_t count, const void *data, enum how how, uint64_t *done)
-{
-	uint64_t hva = pagemap_hva(r, page), length = count * r->page_size;
-	int err;
-
-	if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
-		/* Nobody can fault there but KVM Userfault's vCPUs, and what is new reads as zero. */
-		err = how == HOW_COPY ? userfault_write(s->userfault, r, page, count, data) : 0;
-		*done = err ? 0 : count;
-		return err;
-	}
-	if (how == HOW_ZERO && r->backing == INFILL_BACKING_HUGETLB) {
-		data = zeros();
-		how = HOW_COPY;
-		length = r->page_size; /* one at a time: there is one page of zeros */
-		if (!data)
-			return *done = 0, -ENOMEM;
-	}
-	switch (how) {
-	case HOW_COPY:
-		err = uffd_copy(s->uffd, hva, data, length, done);
-		break;
-	case HOW_ZERO:
-		err = uffd_zero(s->uffd, hva, length, done);
-		break;
-	case HOW_CONTINUE:
-		err = uffd_continue(s->uffd, hva, length, done);
-		break;
-	default:
-		err = uffd_poison(s->uffd, hva, length, done);
-		break;
-	}
-	*done /= r->page_size;
-	return err;
-}
+#define GAP_TRIES 64 /* to find a gap between two removals */
 
 /*
  * Installs that met EAGAIN work again when the thread in madvise() has run, and
@@ -100,56 +41,17 @@ static int install(struct infill_session *s, const struct pagemap_region *r, uin
 	int err;
 
 	do
-		err = install_once(s, r, page, count, data, how, done);
+		err = install_pages(s, r, page, count, data, how, done);
 	while (err == -EAGAIN && !*done && gap_may_come(s, why, tries++));
-	if (err == -EEXIST && r->backing == INFILL_BACKING_HUGETLB && how != HOW_POISON &&
-	    !present_huge(s->pagemap, pagemap_hva(r, page + *done)))
-		return -ENOMEM;
 	return err;
-}
-
-static void count_installed(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-			    uint64_t count, enum how how, enum why why)
-{
-	static const enum timeline_class class[] = {
-		[WHY_DEMAND] = TIMELINE_DEMAND,
-		[WHY_TRACE] = TIMELINE_TRACE,
-		[WHY_REST] = TIMELINE_REST,
-	};
-	struct stats *st = s->pm.stats;
-
-	if (how == HOW_POISON) {
-		stats_add(&st->poisoned, count);
-	} else {
-		stats_add(why == WHY_DEMAND ? &st->demand_pages :
-			  why == WHY_TRACE  ? &st->trace_pages :
-					      &st->rest_pages,
-			  count);
-		stats_add(&st->bytes, count * r->page_size);
-		if (how == HOW_ZERO)
-			stats_add(&st->zero_pages, count);
-	}
-	if (s->timeline)
-		timeline_install(s->timeline, stats_now(), pagemap_offset(r, page),
-				 count * r->page_size,
-				 how == HOW_ZERO   ? TIMELINE_ZERO :
-				 how == HOW_POISON ? TIMELINE_POISON :
-						     class[why]);
 }
 
 /* The kernel is short of memory: wait a while, it may be a passing limit. */
 static int no_memory(struct infill_session *s, const struct pagemap_region *r)
 {
-	uint64_t now = stats_now();
-
-	if (!s->no_memory_ns)
-		s->no_memory_ns = now;
-	if (r->backing != INFILL_BACKING_HUGETLB && now - s->no_memory_ns < NO_MEMORY_NS)
+	if (r->backing != INFILL_BACKING_HUGETLB && install_may_pass(&s->no_memory_ns))
 		return -EAGAIN;
-	return err_set(-ENOMEM, "memory: cannot install a page: %s",
-		       r->backing == INFILL_BACKING_HUGETLB ?
-			       "no huge page is free: raise vm.nr_hugepages" :
-			       "no memory within the limits of the VMM's control group");
+	return install_failed(r, -ENOMEM);
 }
 
 /* COUNT pages of this thread's are there, or read as zero: vCPUs may have them. */
@@ -178,22 +80,15 @@ static void put_back(struct infill_session *s, uint64_t page, uint64_t count)
 static int settle_odd(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		      int err)
 {
-	switch (err) {
-	case -EEXIST: /* somebody was first; a thread may wait for it all the same */
-		stats_add(&s->pm.stats->duplicates, 1);
-		err = hand_over(s, r, page, 1, PAGE_PRESENT);
-		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
-		demand_settled(s, page, 1);
-		return err;
-	case -ENOENT: /* the VMM has unmapped it, or moved it away */
-		err = hand_over(s, r, page, 1, PAGE_REMOVED);
-		uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
-		demand_settled(s, page, 1);
-		return err;
-	case -ENOMEM:
-		err = no_memory(s, r);
-		break;
-	}
+	enum page_state to = install_outcome(err);
+
+	if (to == PAGE_FILLING)
+		return err == -ENOMEM ? no_memory(s, r) : err;
+	stats_add(&s->pm.stats->duplicates, to == PAGE_PRESENT);
+	err = hand_over(s, r, page, 1, to);
+	/* A thread may wait for it all the same. */
+	uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+	demand_settled(s, page, 1);
 	return err;
 }
 
@@ -221,16 +116,14 @@ static int installed(struct infill_session *s, const struct pagemap_region *r, u
 
 	s->retries = 0;
 	s->no_memory_ns = 0;
-	count_installed(s, r, page, n, how, why);
+	install_count(s, s->pm.stats, r, page, n, how, why);
 	demand_settled(s, page, n);
 	return err;
 }
 
 /*
- * Install a run of missing pages, all in one way.  The kernel answers ENOENT
- * to a range that crosses a border of VMAs, which mprotect() and madvise() on
- * a part of the memory make: then shorter ranges are tried.  Where a vCPU was
- * first, it wakes who waits for the page, and the run ends before it.
+ * Install a run of missing pages, all in one way.  Where a vCPU was first, it
+ * wakes who waits for the page, and the run ends before it.
  */
 static int put(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 	       uint64_t count, const char *data, enum how how, enum why why, uint64_t *settled)
@@ -257,8 +150,8 @@ static int put(struct infill_session *s, const struct pagemap_region *r, uint64_
 			*settled += n;
 			err = moved ? moved : err;
 		}
-		if (err == -ENOENT && try - n > 1) {
-			most = (try - n) / 2;
+		if (install_shorter(err, try - n)) {
+			most = install_shorter(err, try - n);
 			err = 0;
 		} else if (err) {
 			err = settle_odd(s, r, page + *settled, err);
@@ -383,7 +276,7 @@ static int zero_over(struct infill_session *s, const struct pagemap_region *r, u
 	int err = install(s, r, page, 1, NULL, HOW_ZERO, WHY_DEMAND, &n);
 
 	if (!err)
-		count_installed(s, r, page, 1, HOW_ZERO, WHY_DEMAND);
+		install_count(s, s->pm.stats, r, page, 1, HOW_ZERO, WHY_DEMAND);
 	if (err == -EEXIST || err == -ENOENT ||
 	    (err == -ENOMEM && pagemap_get(&s->pm, page) == PAGE_PRESENT)) {
 		/* Huge pages may be used up although this one is there: let the thread see. */
@@ -441,8 +334,7 @@ static int poisoned(struct infill_session *s, uint64_t page)
 
 int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64_t page, int error)
 {
-	uint64_t n, offset = pagemap_offset(r, page);
-	char text[160];
+	uint64_t n;
 	int err;
 
 	if (pagemap_get(&s->pm, page) == PAGE_POISONED) { /* touched again */
@@ -468,15 +360,14 @@ int fill_poison(struct infill_session *s, const struct pagemap_region *r, uint64
 			err = err_set(-EOPNOTSUPP,
 				      "%s: offset %llu cannot be read (%s), and this kernel cannot "
 				      "poison the page: it needs Linux 6.6",
-				      image_name(s->image), (unsigned long long)offset,
+				      image_name(s->image),
+				      (unsigned long long)pagemap_offset(r, page),
 				      strerror(-error));
 		return stop(s, err);
 	}
-	count_installed(s, r, page, 1, HOW_POISON, WHY_DEMAND);
+	install_count(s, s->pm.stats, r, page, 1, HOW_POISON, WHY_DEMAND);
 	demand_settled(s, page, 1);
-	snprintf(text, sizeof(text), "offset %llu, %llu bytes: cannot be read (%s): poisoned",
-		 (unsigned long long)offset, (unsigned long long)r->page_size, strerror(-error));
-	session_event(s, INFILL_EVENT_POISON, error, offset, r->page_size, text);
+	install_poisoned(s, r, page, error);
 	session_check_resident(s);
 	return 0;
 }

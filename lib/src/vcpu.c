@@ -8,25 +8,23 @@
  * page cannot be filled, so that nobody waits for ever.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "err.h"
 #include "image.h"
+#include "install.h"
 #include "kvm_api.h"
 #include "pool.h"
 #include "prefault.h"
-#include "present.h"
 #include "uffd.h"
 #include "userfault.h"
 #include "vcpu.h"
 
 #define RUN_MAX 16            /* pages of 4 KiB filled for one exit */
 #define PREFAULT_LEAST 8      /* pages, from which on it pays: bench/README.md */
-#define NO_MEMORY_NS 5000000000u
-#define NO_MEMORY_NAP_NS 1000000
+#define NAP_NS 1000000        /* between two tries to install a page */
 
 struct infill_vcpu {
 	struct infill_session *session;
@@ -146,20 +144,14 @@ static int read_claim(struct infill_vcpu *v, const struct claim *c)
 /* One page cannot be read.  Its bit stays set: every vCPU that needs it is told. */
 static int poison(struct infill_vcpu *v, struct claim *c, int error)
 {
-	struct infill_session *s = v->session;
-	uint64_t offset = pagemap_offset(c->region, c->page), done;
-	char text[160];
+	const struct pagemap_region *r = c->region;
+	uint64_t page = c->page, done;
 
-	snprintf(text, sizeof(text), "offset %llu, %llu bytes: cannot be read (%s): poisoned",
-		 (unsigned long long)offset, (unsigned long long)c->region->page_size,
-		 strerror(-error));
 	/* What KVM itself reads there must not be zero either. */
-	if (s->uffd >= 0 && c->region->backing != INFILL_BACKING_GUEST_MEMFD)
-		uffd_poison(s->uffd, pagemap_hva(c->region, c->page), c->region->page_size, &done);
+	install_pages(v->session, r, page, 1, NULL, HOW_POISON, &done);
 	settle(v, c, 1, PAGE_POISONED);
-	stats_add(&v->stats.poisoned, 1);
-	session_event(s, INFILL_EVENT_POISON, error, offset, c->region->page_size, text);
-	return err_set(-EHWPOISON, "%s: %s", image_name(s->image), text);
+	install_count(v->session, &v->stats, r, page, 1, HOW_POISON, WHY_DEMAND);
+	return install_poisoned(v->session, r, page, error);
 }
 
 /* ---- installing ----------------------------------------------------------------- */
@@ -176,75 +168,25 @@ static uint64_t alike(const struct claim *c, const char *data, bool *zero)
 	return n;
 }
 
-/* Put COUNT pages into memory; *DONE of them are there. */
-static int install(struct infill_session *s, const struct claim *c, uint64_t count,
-		   const char *data, bool zero, uint64_t *done)
-{
-	const struct pagemap_region *r = c->region;
-	uint64_t hva = pagemap_hva(r, c->page), length = count * r->page_size;
-	int err;
-
-	if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
-		err = zero ? 0 : userfault_write(s->userfault, r, c->page, count, data);
-		*done = err ? 0 : count;
-		return err;
-	}
-	if (zero && r->backing != INFILL_BACKING_HUGETLB)
-		err = uffd_zero(s->uffd, hva, length, done);
-	else
-		err = uffd_copy(s->uffd, hva, data, length, done);
-	*done /= r->page_size;
-	if (err == -EEXIST && r->backing == INFILL_BACKING_HUGETLB &&
-	    !present_huge(s->pagemap, hva + *done * r->page_size))
-		return -ENOMEM; /* see present.h: the guest would find zeros */
-	return err;
-}
-
-static void count_installed(struct infill_vcpu *v, const struct claim *c, uint64_t count, bool zero)
-{
-	struct infill_session *s = v->session;
-
-	stats_add(&v->stats.demand_pages, count);
-	stats_add(&v->stats.bytes, count * c->region->page_size);
-	if (zero)
-		stats_add(&v->stats.zero_pages, count);
-	if (s->timeline)
-		timeline_install(s->timeline, stats_now(), pagemap_offset(c->region, c->page),
-				 count * c->region->page_size,
-				 zero ? TIMELINE_ZERO : TIMELINE_DEMAND);
-}
-
-/* The kernel is short of memory, perhaps not for long.  False: for too long. */
-static bool nap(uint64_t *since)
-{
-	const struct timespec t = { .tv_nsec = NO_MEMORY_NAP_NS };
-	uint64_t now = stats_now();
-
-	if (!*since)
-		*since = now;
-	nanosleep(&t, NULL);
-	return now - *since < NO_MEMORY_NS;
-}
-
-/* The first page of C stopped an install with ERR.  0: go on. */
+/*
+ * The first page of C stopped an install with ERR.  0: go on.  What may pass is
+ * waited for here, on the thread that needs the page.
+ */
 static int settle_odd(struct infill_vcpu *v, struct claim *c, int err, uint64_t *since)
 {
-	switch (err) {
-	case -EEXIST: /* somebody was first */
-		stats_add(&v->stats.duplicates, 1);
-		settle(v, c, 1, PAGE_PRESENT);
+	const struct timespec nap = { .tv_nsec = NAP_NS };
+	enum page_state to = install_outcome(err);
+
+	if (to != PAGE_FILLING) {
+		stats_add(&v->stats.duplicates, to == PAGE_PRESENT);
+		settle(v, c, 1, to);
 		return 0;
-	case -ENOENT: /* the VMM has unmapped it */
-		settle(v, c, 1, PAGE_REMOVED);
-		return 0;
-	case -EAGAIN: /* its mappings are being changed */
-		stats_add(&v->stats.retries, 1);
-		return nap(since) ? 0 : err_set(err, "userfaultfd: refuses installs");
-	case -ENOMEM:
-		return nap(since) ? 0 : err_set(err, "memory: cannot install a page: no memory "
-						     "within the limits of this process");
 	}
-	return err_set(err, "memory: cannot install a page: %m");
+	stats_add(&v->stats.retries, err == -EAGAIN);
+	if ((err != -EAGAIN && err != -ENOMEM) || !install_may_pass(since))
+		return install_failed(c->region, err);
+	nanosleep(&nap, NULL);
+	return 0;
 }
 
 static int install_claim(struct infill_vcpu *v, struct claim *c)
@@ -255,18 +197,20 @@ static int install_claim(struct infill_vcpu *v, struct claim *c)
 
 	while (c->count && !err) {
 		uint64_t before = c->page, done, count;
+		enum how how;
 		bool zero;
 
 		count = alike(c, data, &zero);
 		count = count < most ? count : most;
-		err = install(v->session, c, count, data, zero, &done);
+		how = zero ? HOW_ZERO : HOW_COPY;
+		err = install_pages(v->session, c->region, c->page, count, data, how, &done);
 		if (done) {
-			count_installed(v, c, done, zero);
+			install_count(v->session, &v->stats, c->region, c->page, done, how, WHY_DEMAND);
 			settle(v, c, done, PAGE_PRESENT);
 			since = 0;
 		}
-		if (err == -ENOENT && count - done > 1) {
-			most = 1; /* a border of VMAs: see put() in fill.c */
+		if (install_shorter(err, count - done)) {
+			most = install_shorter(err, count - done);
 			err = 0;
 		} else if (err) {
 			err = settle_odd(v, c, err, &since);
