@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * prefault_test.c: what prefault_range() makes of each answer that
+ * KVM_PRE_FAULT_MEMORY may give.  Most of them need a race or broken memory to
+ * come about, so the ioctl is this file's: it goes through a list of answers.
+ * That KVM's own are as these is for lib/test/lab/engine.c and the series'
+ * pre_fault_* tests to show.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "infill.h"
+#include "kvm_api.h"
+#include "prefault.h"
+
+#define VCPU 1000 /* no open fd */
+#define PAGE 4096u
+#define GPA 0x40000000u
+#define ANSWERS 6
+
+/* One answer: so many pages are mapped, and then the errno; 0: success. */
+struct answer {
+	unsigned pages;
+	int error;
+};
+
+static struct {
+	struct answer answer[ANSWERS];
+	unsigned calls;
+	uint64_t gpa; /* where the next call has to begin */
+} kvm;
+
+/* As KVM does it: progress is in the range, with and without an error. */
+int ioctl(int fd, unsigned long request, ...)
+{
+	const struct answer *answer = &kvm.answer[kvm.calls];
+	struct kvm_api_pre_fault *range;
+	va_list args;
+
+	va_start(args, request);
+	range = va_arg(args, void *);
+	va_end(args);
+	if (fd != VCPU)
+		return (int)syscall(SYS_ioctl, fd, request, range);
+	assert_int_equal(request, KVM_API_PRE_FAULT);
+	assert_true(++kvm.calls < ANSWERS);
+	assert_int_equal(range->gpa, kvm.gpa);
+	assert_int_equal(range->flags, 0);
+	assert_in_range(answer->pages * PAGE, 0, range->size);
+	range->gpa += answer->pages * PAGE;
+	range->size -= answer->pages * PAGE;
+	kvm.gpa = range->gpa;
+	errno = answer->error;
+	return answer->error ? -1 : 0;
+}
+
+static const struct row {
+	const char *name;
+	struct answer answer[ANSWERS];
+	unsigned calls;
+	unsigned done; /* of 8 pages */
+	int result;
+} rows[] = {
+	{ "all at once", { { 8, 0 } }, 1, 8, 0 },
+	{ "in three calls", { { 1, 0 }, { 4, 0 }, { 3, 0 } }, 3, 8, 0 },
+	{ "missing", { { 3, 0 }, { 2, EFAULT } }, 2, 5, 0 },
+	{ "missing at once", { { 0, EFAULT } }, 1, 0, 0 },
+	{ "a signal", { { 2, EINTR } }, 1, 2, 0 },
+	{ "broken memory", { { 7, EHWPOISON } }, 1, 7, 0 },
+	{ "no memslot", { { 4, ENOENT } }, 1, 4, 0 },
+	{ "not readable", { { 1, EACCES } }, 1, 1, 0 },
+	{ "no memory", { { 1, ENOMEM } }, 1, 1, 0 },
+	{ "a memslot that moves", { { 0, EAGAIN }, { 2, EAGAIN }, { 6, 0 } }, 3, 8, 0 },
+	{ "a memslot that moves on and on", { { 0, EAGAIN }, { 0, EAGAIN }, { 1, EAGAIN } }, 3, 1, 0 },
+	{ "not for this VM", { { 0, EOPNOTSUPP } }, 1, 0, -EOPNOTSUPP },
+	{ "not for this kernel", { { 0, EINVAL } }, 1, 0, -EOPNOTSUPP },
+	{ "no such ioctl", { { 0, ENOTTY } }, 1, 0, -EOPNOTSUPP },
+	{ "any more", { { 2, 0 }, { 1, EIO } }, 2, 3, -EOPNOTSUPP },
+};
+
+static void each_answer(void **state)
+{
+	const struct row *row = *state;
+	uint64_t done = 99;
+
+	memset(&kvm, 0, sizeof(kvm));
+	memcpy(kvm.answer, row->answer, sizeof(kvm.answer));
+	kvm.gpa = GPA;
+	assert_int_equal(prefault_range(VCPU, GPA, 8 * PAGE, &done), row->result);
+	assert_int_equal(done, row->done * PAGE);
+	assert_int_equal(kvm.calls, row->calls);
+	if (row->result)
+		assert_non_null(strstr(infill_error(), "KVM_PRE_FAULT_MEMORY"));
+}
+
+static void nothing_is_asked_for(void **state)
+{
+	uint64_t done = 99;
+
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	assert_int_equal(prefault_range(VCPU, GPA, 0, &done), 0);
+	assert_int_equal(done, 0);
+	assert_int_equal(kvm.calls, 0);
+}
+
+#define ROWS (sizeof(rows) / sizeof(rows[0]))
+
+int main(void)
+{
+	struct CMUnitTest tests[ROWS + 1];
+
+	for (size_t i = 0; i < ROWS; i++)
+		tests[i] = (struct CMUnitTest){ .name = rows[i].name, .test_func = each_answer,
+						.initial_state = (void *)(uintptr_t)&rows[i] };
+	tests[ROWS] = (struct CMUnitTest)cmocka_unit_test(nothing_is_asked_for);
+	return cmocka_run_group_tests_name("prefault", tests, NULL, NULL);
+}
