@@ -142,6 +142,29 @@ void session_check_resident(struct infill_session *s)
 
 /* ---- recording ----------------------------------------------------------- */
 
+/* Is PAGE touched for the first time?  Under the record_lock. */
+static bool first_touch(struct infill_session *s, uint64_t page)
+{
+	const uint64_t bit = 1ull << page % 64;
+	bool first = !s->recorded || !(s->recorded[page / 64] & bit);
+
+	if (s->recorded)
+		s->recorded[page / 64] |= bit;
+	return first;
+}
+
+/* What an earlier process has recorded.  Without memory pages may be named twice: harmless. */
+static void begin_recording(struct infill_session *s)
+{
+	const struct recording *rec = s->pm.recording;
+	uint64_t page;
+
+	s->recorded = calloc(s->pm.header->pages / 64 + 1, sizeof(*s->recorded));
+	for (uint64_t i = 0; i < rec->count; i++)
+		if (pagemap_at(&s->pm, (uint64_t)rec->page[i] * IMAGE_PAGE, &page))
+			first_touch(s, page);
+}
+
 bool session_record(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		    uint64_t now)
 {
@@ -151,8 +174,9 @@ bool session_record(struct infill_session *s, const struct pagemap_region *r, ui
 	/* With KVM Userfault vCPUs record, and the session's thread what KVM itself touched. */
 	pthread_mutex_lock(&s->record_lock);
 	first = !atomic_load_explicit(&rec->first_ns, memory_order_relaxed);
-	recording_add(rec, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
-		      (uint32_t)(r->page_size / IMAGE_PAGE), now);
+	if (first_touch(s, page))
+		recording_add(rec, (uint32_t)(pagemap_offset(r, page) / IMAGE_PAGE),
+			      (uint32_t)(r->page_size / IMAGE_PAGE), now);
 	pthread_mutex_unlock(&s->record_lock);
 	return first;
 }
@@ -317,6 +341,7 @@ static void session_free(struct infill_session *s)
 		close(s->watch_fd);
 	if (s->pagemap >= 0)
 		close(s->pagemap);
+	free(s->recorded);
 	free(s->record_path);
 	free(s->waiting);
 	pthread_cond_destroy(&s->changed);
@@ -368,6 +393,8 @@ static void begin(struct infill_session *s, bool resumed)
 	stats_add(&st->resumes, resumed);
 	timeline_mark(s->timeline, stats_now(), resumed ? "resumed" : "start");
 	s->recording = s->record_path && !r->closed;
+	if (s->recording)
+		begin_recording(s);
 	load_trace(s);
 	if (s->record_path ? r->closed : 1)
 		s->reached |= 1u << INFILL_WAIT_RECORDED;

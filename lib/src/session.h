@@ -103,6 +103,7 @@ struct infill_session {
 	struct trace_index trace_index;
 	_Atomic size_t prefault_next;   /* run of the trace that a vCPU prefaults next */
 	pthread_mutex_t record_lock;    /* who adds to a recording, or closes it */
+	uint64_t *recorded;             /* a bit for each page, under it; NULL: not known */
 	atomic_bool over; /* ended, failed or leaving: nothing is filled any more */
 	/* ---- */
 	struct infill_session *next; /* in its thread's list */
@@ -151,7 +152,10 @@ void session_reach(struct infill_session *s, enum infill_wait what);
 /* Call after pages were settled: notices that none is missing. */
 void session_check_resident(struct infill_session *s);
 
-/* Record the first touch of PAGE at NOW.  True: it is the first of all.  Any thread. */
+/*
+ * Record the touch of PAGE, which was missing, at NOW, if it is the first: several
+ * may miss it at once.  True: it is the first of all.  Any thread.
+ */
 bool session_record(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		    uint64_t now);
 

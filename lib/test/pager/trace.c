@@ -274,6 +274,29 @@ static void open_recording_is_written_at_the_stop(void **state)
 	fakeimage_remove(&image);
 }
 
+/* Threads that go the same way miss the same page at once: more than one event, one touch. */
+static void a_page_that_several_touch_is_recorded_once(void **state)
+{
+	const struct fakevmm_load load = { .threads = 8, .passes = 1 };
+	char path[PATH_MAX_OWN];
+	struct rig rig = { .session_options = { .fill = INFILL_FILL_NONE, .record = path } };
+	const struct rig_event *recorded;
+
+	(void)state;
+	path_of(path, "once.trace");
+	for (unsigned round = 0; round < 4; round++) {
+		struct rig one = rig;
+
+		assert_int_equal(rig_start(&one), 0);
+		rig_assert_load(one.vmm, fakevmm_run(one.vmm, &load));
+		assert_int_equal(infill_session_wait(one.session, INFILL_WAIT_RECORDED, 10000), 0);
+		recorded = rig_events_wait(one.events, INFILL_EVENT_RECORDED, 0, 5000);
+		assert_non_null(recorded);
+		assert_int_equal(recorded->length, one.vmm->pages * FAKE_PAGE);
+		rig_stop(&one);
+	}
+}
+
 /* Pages that were given back before the replay reached them must stay zero. */
 static void replay_does_not_bring_removed_pages_back(void **state)
 {
@@ -310,6 +333,7 @@ int main(void)
 		{ windows[1].name, window_closes, NULL, NULL, (void *)(uintptr_t)&windows[1] },
 		{ windows[2].name, window_closes, NULL, NULL, (void *)(uintptr_t)&windows[2] },
 		cmocka_unit_test(open_recording_is_written_at_the_stop),
+		cmocka_unit_test(a_page_that_several_touch_is_recorded_once),
 		cmocka_unit_test(replay_does_not_bring_removed_pages_back),
 	};
 
