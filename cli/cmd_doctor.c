@@ -19,6 +19,10 @@
 
 #define CHECKS_MAX 24
 
+/* GUEST_MEMFD_FLAG_*, which headers before Linux 6.18 lack. */
+#define GUEST_MEMFD_MMAP 1u
+#define GUEST_MEMFD_INIT_SHARED 2u
+
 enum verdict {
 	OK,
 	MISSING,  /* something is lost without it */
@@ -219,13 +223,26 @@ static void check_hugepages(struct report *r)
 		       "sysctl vm.nr_hugepages=N    (a guest of 1 GiB needs 512)");
 }
 
+static bool kvm_works(const struct infill_host *host)
+{
+	return !host->kvm_error && !host->kvm_vm_error;
+}
+
 static void check_kvm(struct report *r)
 {
 	const struct infill_host *host = &r->host;
 	struct check *check;
 
-	if (!host->kvm_error) {
+	if (kvm_works(host)) {
 		add(r, "KVM", OK, "/dev/kvm, API version %d", host->kvm_api);
+		return;
+	}
+	if (!host->kvm_error) {
+		check = add(r, "KVM", MISSING, "/dev/kvm makes no VM: %s: guests are emulated",
+			    strerror(-host->kvm_vm_error));
+		remedy(check, host->kvm_vm_error == -EBUSY ?
+				      "another hypervisor has the CPUs: end it" :
+				      "enable virtualization in the firmware");
 		return;
 	}
 	check = add(r, "KVM", MISSING, "/dev/kvm: %s: guests are emulated",
@@ -239,11 +256,25 @@ static void check_kvm(struct report *r)
 		       "/dev/kvm");
 }
 
+/* A VM may have one that is mapped and has the guest's memory in it. */
+static bool has_guest_memfd(const struct infill_host *host)
+{
+	const uint32_t both = GUEST_MEMFD_MMAP | GUEST_MEMFD_INIT_SHARED;
+
+	return (host->kvm_guest_memfd & both) == both;
+}
+
+static bool has_userfaultfd(const struct infill_host *host)
+{
+	return host->userfaultfd == INFILL_USERFAULTFD_SYSCALL ||
+	       host->userfaultfd == INFILL_USERFAULTFD_DEVICE;
+}
+
 static void check_kvm_capabilities(struct report *r)
 {
 	const struct infill_host *host = &r->host;
 
-	if (host->kvm_error)
+	if (!kvm_works(host))
 		return;
 	if (host->kvm_pre_fault)
 		add(r, "KVM_PRE_FAULT_MEMORY", OK, "stage-2 mappings can be made ahead");
@@ -254,8 +285,44 @@ static void check_kvm_capabilities(struct report *r)
 	if (host->kvm_userfault)
 		add(r, "KVM Userfault", OK, "faults exit to the vCPU's thread");
 	else
-		remedy(add(r, "KVM Userfault", MISSING, "none"),
-		       "no released kernel has it: nothing to do, infill uses userfaultfd");
+		remedy(add(r, "KVM Userfault", MISSING, "none: a VMM fills by userfaultfd alone"),
+		       "no released kernel has it: nothing to do, unless you build one with infill's "
+		       "patches");
+	if (has_guest_memfd(host))
+		add(r, "guest_memfd", OK, "can be mapped, and is shared from the start");
+	else
+		remedy(add(r, "guest_memfd", MISSING, "none that can be %s",
+			   host->kvm_guest_memfd & GUEST_MEMFD_MMAP ? "shared from the start" :
+								     "mapped"),
+		       "run Linux 6.18 or later; VMs have a memfd or huge pages without it");
+}
+
+/* arm64 alone has modes; on others, and where nothing tells it, there is no line. */
+static void check_kvm_mode(struct report *r)
+{
+	static const char *const modes[] = {
+		[INFILL_KVM_MODE_VHE] = "VHE: the host's kernel runs at EL2",
+		[INFILL_KVM_MODE_NESTED] = "VHE, and guests may have guests",
+		[INFILL_KVM_MODE_NVHE] = "nVHE: the host's kernel runs at EL1",
+		[INFILL_KVM_MODE_PROTECTED] = "pKVM: what runs at EL2 does not trust the host",
+	};
+
+	if (r->host.kvm_mode && r->host.kvm_mode < sizeof(modes) / sizeof(modes[0]))
+		add(r, "KVM mode", OK, "%s", modes[r->host.kvm_mode]);
+}
+
+/* What of infill-vmm(1) can be had. */
+static void check_infill_vmm(struct report *r)
+{
+	const struct infill_host *host = &r->host;
+
+	if (!kvm_works(host)) {
+		remedy(add(r, "infill-vmm", MISSING, "it needs KVM"), "as for KVM");
+		return;
+	}
+	add(r, "infill-vmm", OK, "--engine eager, mmap%s%s; --backing memfd%s%s",
+	    has_userfaultfd(host) ? ", uffd" : "", host->kvm_userfault ? ", userfault" : "",
+	    host->hugepages_2m ? ", hugetlb" : "", has_guest_memfd(host) ? ", guest-memfd" : "");
 }
 
 static void check_io_uring(struct report *r)
@@ -305,7 +372,9 @@ static void examine(struct report *r)
 	check_features(r);
 	check_hugepages(r);
 	check_kvm(r);
+	check_kvm_mode(r);
 	check_kvm_capabilities(r);
+	check_infill_vmm(r);
 	check_io_uring(r);
 	r->able = true;
 	for (unsigned i = 0; i < r->count; i++)
@@ -318,6 +387,8 @@ static const char *engine_reason(const struct report *r)
 {
 	if (!r->able)
 		return "no VM can be served before the remedies above";
+	if (r->host.kvm_userfault)
+		return "userfaultfd works here; a VMM that embeds libinfill can use KVM Userfault";
 	return "userfaultfd works here, and the kernel has no KVM Userfault";
 }
 

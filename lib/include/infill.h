@@ -539,6 +539,15 @@ enum infill_userfaultfd {
 	INFILL_USERFAULTFD_USER_ONLY,   /* only faults from user mode: not enough for KVM */
 };
 
+/* How KVM runs on arm64.  There is no interface that tells; see infill_host(3). */
+enum infill_kvm_mode {
+	INFILL_KVM_MODE_UNKNOWN = 0, /* not told, or not arm64 */
+	INFILL_KVM_MODE_VHE,
+	INFILL_KVM_MODE_NESTED,      /* VHE, and guests may have guests */
+	INFILL_KVM_MODE_NVHE,
+	INFILL_KVM_MODE_PROTECTED,   /* pKVM */
+};
+
 struct infill_host {
 	size_t size;
 	uint32_t userfaultfd;      /* enum infill_userfaultfd: what this process would use */
@@ -550,12 +559,16 @@ struct infill_host {
 	uint64_t hugepages_2m_free;
 	int32_t kvm_error;         /* -errno of opening /dev/kvm, or 0 */
 	int32_t kvm_api;           /* KVM_GET_API_VERSION */
-	int32_t kvm_pre_fault;     /* KVM_CAP_PRE_FAULT_MEMORY, or 0 */
+	int32_t kvm_pre_fault;     /* KVM_CAP_PRE_FAULT_MEMORY, or 0: of a VM */
 	int32_t kvm_userfault;     /* KVM Userfault's capability, or 0 */
 	int32_t io_uring_error;    /* -errno of setting up a ring, or 0 */
 	uint32_t cpus;             /* that this process may use */
 	uint64_t memlock_bytes;    /* RLIMIT_MEMLOCK, UINT64_MAX: none */
 	char kernel[64];           /* uname release */
+	int32_t kvm_vm_error;      /* -errno of making a VM, or 0 */
+	uint32_t kvm_guest_memfd;  /* GUEST_MEMFD_FLAG_* that a VM may use, 0: it cannot be mapped */
+	uint32_t kvm_mode;         /* enum infill_kvm_mode */
+	uint32_t reserved;
 };
 
 /* Look; changes nothing.  Always 0 but for a wrong size. */

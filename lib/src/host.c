@@ -19,8 +19,8 @@
 #include <unistd.h>
 
 #include "err.h"
+#include "host_kvm.h"
 #include "infill.h"
-#include "kvm_api.h"
 
 /* The oldest headers that are supported (Linux 5.15) lack these. */
 #ifndef USERFAULTFD_IOC_NEW
@@ -30,6 +30,7 @@
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
+#define LEAST offsetof(struct infill_host, kvm_vm_error) /* bytes that the first version had */
 #define DEVICE "/dev/userfaultfd"
 #define SYSCTL "/proc/sys/vm/unprivileged_userfaultfd"
 #define HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -178,27 +179,6 @@ static void probe_userfaultfd(struct infill_host *host)
 	host->sysctl = (int32_t)read_number(SYSCTL, -1);
 }
 
-static void probe_kvm(struct infill_host *host)
-{
-	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0) {
-		host->kvm_error = -errno;
-		return;
-	}
-	host->kvm_api = ioctl(fd, KVM_GET_API_VERSION, 0);
-	if (host->kvm_api < 0)
-		host->kvm_error = -errno;
-	host->kvm_pre_fault = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY);
-	if (host->kvm_pre_fault < 0)
-		host->kvm_pre_fault = 0;
-	/* The number is the series', far from those that releases have given away. */
-	host->kvm_userfault = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT);
-	if (host->kvm_userfault < 0)
-		host->kvm_userfault = 0;
-	close(fd);
-}
-
 /* By the bare system call: io_uring_queue_init() would tie the shim to liburing. */
 static int32_t probe_io_uring(void)
 {
@@ -238,12 +218,12 @@ int infill_host_probe(struct infill_host *host)
 	struct utsname name;
 	size_t size = host->size;
 
-	if (size < sizeof(found) || size > 65536)
+	if (size < LEAST || size > 65536)
 		return err_set(-EINVAL,
 			       "infill_host: size is %zu: set it to sizeof(struct infill_host)",
 			       size);
 	probe_userfaultfd(&found);
-	probe_kvm(&found);
+	host_probe_kvm(&found);
 	found.io_uring_error = probe_io_uring();
 	found.hugepages_2m = (uint64_t)read_number(HUGEPAGES "nr_hugepages", 0);
 	found.hugepages_2m_free = (uint64_t)read_number(HUGEPAGES "free_hugepages", 0);
@@ -252,7 +232,7 @@ int infill_host_probe(struct infill_host *host)
 	if (!uname(&name))
 		snprintf(found.kernel, sizeof(found.kernel), "%.63s", name.release);
 	memset(host, 0, size);
-	memcpy(host, &found, sizeof(found));
+	memcpy(host, &found, size < sizeof(found) ? size : sizeof(found));
 	host->size = size;
 	return 0;
 }

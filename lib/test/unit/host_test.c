@@ -20,7 +20,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "host_kvm.h"
 #include "infill.h"
+
+#define FIRST_SIZE offsetof(struct infill_host, kvm_vm_error)
 
 static struct infill_host probe(void)
 {
@@ -52,7 +55,7 @@ static unsigned count_fds(void)
 
 static void probe_refuses_a_wrong_size(void **state)
 {
-	static const size_t sizes[] = { 0, 8, sizeof(struct infill_host) - 1, 65537, SIZE_MAX };
+	static const size_t sizes[] = { 0, 8, FIRST_SIZE - 1, 65537, SIZE_MAX };
 	struct infill_host host;
 
 	(void)state;
@@ -61,6 +64,24 @@ static void probe_refuses_a_wrong_size(void **state)
 		assert_int_equal(infill_host_probe(&host), -EINVAL);
 		assert_non_null(strstr(infill_error(), "infill_host: size is "));
 	}
+}
+
+/* A program built against the first header: what it has no room for is left alone. */
+static void probe_fills_in_what_there_is_room_for(void **state)
+{
+	union {
+		struct infill_host host;
+		unsigned char bytes[sizeof(struct infill_host)];
+	} first;
+
+	(void)state;
+	memset(&first, 0xaa, sizeof(first));
+	first.host.size = FIRST_SIZE;
+	assert_int_equal(infill_host_probe(&first.host), 0);
+	assert_int_equal(first.host.size, FIRST_SIZE);
+	assert_true(first.host.cpus > 0);
+	for (size_t i = FIRST_SIZE; i < sizeof(first); i++)
+		assert_int_equal(first.bytes[i], 0xaa);
 }
 
 /* A program built against a later header: what this library does not know is zero. */
@@ -192,16 +213,51 @@ static void without_rights_the_probe_tells_the_truth(void **state)
 	assert_int_equal(status, 0);
 }
 
+static void kvm_mode_is_the_kernels(void **state)
+{
+	static const struct {
+		const char *line;
+		enum infill_kvm_mode logged, asked;
+	} rows[] = {
+		{ "6,400,9000,-;kvm [1]: VHE mode initialized successfully\n",
+		  INFILL_KVM_MODE_VHE, 0 },
+		{ "6,400,9000,-;kvm [1]: VHE+NV2 mode initialized successfully\n",
+		  INFILL_KVM_MODE_NESTED, 0 },
+		{ "6,400,9000,-;kvm [1]: Hyp nVHE mode initialized successfully\n",
+		  INFILL_KVM_MODE_NVHE, 0 },
+		{ "6,400,9000,-;kvm [1]: Protected hVHE mode initialized successfully\n",
+		  INFILL_KVM_MODE_PROTECTED, 0 },
+		{ "6,400,9000,-;kvm [1]: Protected nVHE mode initialized successfully\n",
+		  INFILL_KVM_MODE_PROTECTED, 0 },
+		{ "14,9,9,-;kvm [1]: VHE mode initialized successfully\n", 0, 0 }, /* by a user */
+		{ "6,9,9,-;kvm [1]: GICv3: no GICV resource entry\n", 0, 0 },
+		{ "6,9,9,-;Kernel command line: kvm-arm.mode=nvhe\n", 0, INFILL_KVM_MODE_NVHE },
+		{ "", 0, 0 },
+		{ "kvm-arm.mode=protected", 0, INFILL_KVM_MODE_PROTECTED },
+		{ "a kvm-arm.mode=nvhe kvm-arm.mode=nested b\n", 0, INFILL_KVM_MODE_NESTED },
+		{ "kvm-arm.mode=nvhe kvm-arm.mode=none\n", 0, 0 },
+		{ "kvm-arm.mode=", 0, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		assert_int_equal(host_kvm_mode_logged(rows[i].line), rows[i].logged);
+		assert_int_equal(host_kvm_mode_asked(rows[i].line), rows[i].asked);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(probe_refuses_a_wrong_size),
+		cmocka_unit_test(probe_fills_in_what_there_is_room_for),
 		cmocka_unit_test(probe_clears_what_is_new),
 		cmocka_unit_test(probe_has_no_side_effects),
 		cmocka_unit_test(probe_agrees_with_the_system),
 		cmocka_unit_test(userfaultfd_is_cloexec_and_nonblocking),
 		cmocka_unit_test(userfaultfd_is_ready_to_register),
 		cmocka_unit_test(a_missing_feature_is_named),
+		cmocka_unit_test(kvm_mode_is_the_kernels),
 		cmocka_unit_test(without_rights_the_probe_tells_the_truth),
 	};
 
