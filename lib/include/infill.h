@@ -298,11 +298,12 @@ int infill_session_adopt(struct infill_session **session, struct infill_pool *po
  * flag is taken off again (INFILL_EVENT_RESIDENT).
  *
  * What KVM, or this process, accesses itself does not exit.  Memory that is no
- * guest_memfd is watched by a userfaultfd for that, and is filled by it alone:
- * this process must not write to it.  A guest_memfd cannot be watched: give
- * what KVM accesses there (the clocks and other pages that it shares with the
- * guest) to infill_session_fill() before a vCPU runs.  All memory must read as
- * zero at the start.
+ * guest_memfd is watched by a userfaultfd for that: who touches a missing page
+ * there, through the mapping that the session has, waits for it.  A guest_memfd
+ * cannot be watched: give what KVM accesses there (the clocks and other pages
+ * that it shares with the guest) to infill_session_fill() before a vCPU runs.
+ * All memory must read as zero at the start.  infill_vcpu(3) has what else may
+ * be done with it meanwhile.
  *
  * MEMORY is copied; IMAGE, POOL, VM_FD's VM and the regions must outlive the
  * session.  infill_session_stop() before INFILL_EVENT_RESIDENT leaves the flag
@@ -322,6 +323,21 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
  * session's memslots; -EHWPOISON: a page cannot be read; the session's error.
  */
 int infill_session_fill(struct infill_session *session, uint64_t gpa, uint64_t length);
+
+/*
+ * Of a session of infill_session_start_vm(), at any time: the guest gives up
+ * LENGTH bytes from GPA on (balloon, free page reporting).  Their memory is
+ * freed, and they read as zero from then on, whether they were missing or not;
+ * what the guest writes there while this runs may be lost, what it writes later
+ * is not.  Waits for pages that are being filled.  Any thread, but no
+ * callback of the session.
+ *
+ * -EFAULT: not all of it is in the session's memslots; -EINVAL: no whole pages
+ * of theirs, or another kind of session (which sees madvise() by itself):
+ * nothing was done.  Else -errno of madvise(2), -EINVAL for memory that is
+ * locked: what could not be freed has the content that it had.
+ */
+int infill_session_discard(struct infill_session *session, uint64_t gpa, uint64_t length);
 
 /*
  * Go on with a session whose process died.  STATE_FD is the memfd that

@@ -610,6 +610,7 @@ static struct stats *sum_stats(const struct infill_session *session)
 		return NULL;
 	stats_sum(sum, s->pm.stats);
 	vcpu_add_stats(s, sum);
+	stats_add(&sum->removed, s->discarded);
 	return sum;
 }
 

@@ -105,6 +105,7 @@ struct infill_session {
 	char text[512];
 	bool detached; /* the pool thread has let go of it */
 	struct infill_vcpu *vcpus, *retired; /* with KVM Userfault */
+	_Atomic uint64_t discarded; /* pages, by infill_session_discard() */
 
 	struct trace trace;             /* read by vCPUs, too; set before they are there */
 	struct trace_index trace_index;

@@ -226,16 +226,40 @@ static struct slot *slot_of(const struct userfault *uf, const struct pagemap_reg
 	return (struct slot *)(uintptr_t)&uf->slot[r - uf->first];
 }
 
+/* Where this process has PAGE. */
+static char *target_of(const struct userfault *uf, const struct pagemap_region *r, uint64_t page)
+{
+	return slot_of(uf, r)->target + (page - r->first) * r->page_size;
+}
+
 int userfault_write(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		    uint64_t count, const void *data)
 {
-	char *target = slot_of(uf, r)->target + (page - r->first) * r->page_size;
+	char *target = target_of(uf, r, page);
 	size_t length = count * r->page_size;
 
 	/* Where there is no memory left a store would raise SIGBUS; this says so. */
 	if (madvise(target, length, MADV_POPULATE_WRITE))
 		return errno == EFAULT ? -ENOMEM : -errno;
 	memcpy(target, data, length);
+	return 0;
+}
+
+int userfault_drop(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
+		   uint64_t count)
+{
+	char *target = target_of(uf, r, page);
+	size_t length = count * r->page_size;
+
+	if (madvise(target, length, MADV_REMOVE)) {
+		bool no_file = errno == EINVAL || errno == EACCES; /* or a private mapping of one */
+
+		if (!no_file || r->backing == INFILL_BACKING_GUEST_MEMFD)
+			return -errno;
+	}
+	/* Not to be had of a file: pages of a private mapping, and marks of poison. */
+	if (r->backing != INFILL_BACKING_GUEST_MEMFD && madvise(target, length, MADV_DONTNEED))
+		return -errno;
 	return 0;
 }
 

@@ -54,6 +54,13 @@ void userfault_free(struct userfault *uf);
 int userfault_write(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		    uint64_t count, const void *data);
 
+/*
+ * Give back the memory of COUNT pages, on all mappings and KVM's: they read as
+ * zero.  0, or -errno as madvise(2), and then some of them may be there yet.
+ */
+int userfault_drop(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
+		   uint64_t count);
+
 /* COUNT pages are there: let the guest have them, and wake who waits for them. */
 void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count);

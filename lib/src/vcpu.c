@@ -94,25 +94,29 @@ static uint64_t window(struct infill_vcpu *v, const struct pagemap_region *r, ui
 
 /* ---- claims ----------------------------------------------------------------- */
 
+int vcpu_settle(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		uint64_t count, enum page_state to)
+{
+	int err = pagemap_move(&s->pm, page, count, to);
+
+	if (to == PAGE_MISSING || to == PAGE_POISONED)
+		userfault_wake(s->userfault, page, count);
+	else
+		userfault_clear(s->userfault, r, page, count);
+	/* Nothing was installed: a thread that waits for the kernel faults again, and is served. */
+	if (to != PAGE_PRESENT && s->uffd >= 0)
+		uffd_wake(s->uffd, pagemap_hva(r, page), count * r->page_size);
+	if (!pagemap_missing(&s->pm) && !s->pm.header->independent)
+		pool_wake(s);
+	return err;
+}
+
 /* The first COUNT pages of C are settled: they are the caller's no more. */
 static void settle(struct infill_vcpu *v, struct claim *c, uint64_t count, enum page_state to)
 {
-	struct infill_session *s = v->session;
-
-	pagemap_move(&s->pm, c->page, count, to);
-	if (to == PAGE_MISSING || to == PAGE_POISONED) {
-		userfault_wake(s->userfault, c->page, count);
-		/* A thread that waits for the kernel faults again, and is served. */
-		if (s->uffd >= 0)
-			uffd_wake(s->uffd, pagemap_hva(c->region, c->page),
-				  count * c->region->page_size);
-	} else {
-		userfault_clear(s->userfault, c->region, c->page, count);
-	}
+	vcpu_settle(v->session, c->region, c->page, count, to);
 	c->page += count;
 	c->count -= count;
-	if (!pagemap_missing(&s->pm))
-		pool_wake(s);
 }
 
 static void give_back(struct infill_vcpu *v, struct claim *c, uint64_t from)

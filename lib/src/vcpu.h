@@ -12,6 +12,14 @@
 
 #include "session.h"
 
+/*
+ * COUNT pages, which the caller has claimed and is not the session's thread, are
+ * in state TO: let vCPUs have them, or wake who waits, to look again.  0, or
+ * -EPROTO: as pagemap_move().
+ */
+int vcpu_settle(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		uint64_t count, enum page_state to);
+
 /* Add what the vCPUs of S, past and present, have counted to TO, which is private to the caller. */
 void vcpu_add_stats(struct infill_session *s, struct stats *to);
 

@@ -377,6 +377,23 @@ static void bad_state_descriptors_are_refused(void **state)
 	rig_stop(&rig);
 }
 
+/* A session on a userfaultfd has no vCPUs, and sees by itself what is given up. */
+static void what_is_of_start_vm_is_refused(void **state)
+{
+	struct rig rig = { .image = { .bytes = 1u << 20 } };
+	struct infill_vcpu *vcpu;
+
+	(void)state;
+	assert_int_equal(rig_start(&rig), 0);
+	assert_int_equal(infill_session_fill(rig.session, 0, FAKE_PAGE), -EINVAL);
+	rig_assert_says(infill_error(), "infill_session_start_vm()");
+	assert_int_equal(infill_session_discard(rig.session, 0, FAKE_PAGE), -EINVAL);
+	rig_assert_says(infill_error(), "infill_session_start_vm()");
+	assert_int_equal(infill_vcpu_new(&vcpu, rig.session, 0), -EINVAL);
+	rig_assert_says(infill_error(), "infill_session_start_vm()");
+	rig_stop(&rig);
+}
+
 int main(void)
 {
 	static struct CMUnitTest tests[REFUSED + NO_UFFDS + STATES + 8];
@@ -387,6 +404,7 @@ int main(void)
 		cmocka_unit_test(state_of_another_image_is_refused),
 		cmocka_unit_test(state_of_other_regions_is_refused),
 		cmocka_unit_test(bad_state_descriptors_are_refused),
+		cmocka_unit_test(what_is_of_start_vm_is_refused),
 	};
 	size_t count = 0;
 
