@@ -46,10 +46,16 @@ static int install(struct infill_session *s, const struct pagemap_region *r, uin
 	return err;
 }
 
-/* The kernel is short of memory: wait a while, it may be a passing limit. */
+/*
+ * The kernel is short of memory: wait a while, it may be a passing limit.  A pool
+ * of huge pages is most often too small from the start, and vCPUs that wait for a
+ * userfaultfd cannot be told; those that exit wait by themselves.
+ */
 static int no_memory(struct infill_session *s, const struct pagemap_region *r)
 {
-	if (r->backing != INFILL_BACKING_HUGETLB && install_may_pass(&s->no_memory_ns))
+	bool wait = r->backing != INFILL_BACKING_HUGETLB || s->userfault;
+
+	if (wait && install_may_pass(&s->no_memory_ns))
 		return -EAGAIN;
 	return install_failed(r, -ENOMEM);
 }
