@@ -2,296 +2,21 @@
 /*
  * engine.c: libinfill's userfault engine on real KVM, in a lab machine: a guest
  * of a few instructions visits memory that is missing, and everything that it
- * reads and writes is checked.  Add a test by a line in main().
+ * reads and writes is checked.  Add a test by a line in main()'s tables.
+ *
+ *     engine [PART]    only the tests that have PART in their names
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "guest.h"
-#include "infill.h"
-#include "kvm_api.h"
-
-#define PAGES 1024u
-#define BYTES ((size_t)PAGES * GUEST_PAGE)
-#define VCPUS 4u
-#define HOLE_FROM 256u /* pages of the image that are a hole ... */
-#define HOLE_TO 320u
-#define ZERO_FROM 320u /* ... and pages of zeros behind it */
-#define ZERO_TO 336u
-
-#ifndef KVM_CREATE_GUEST_MEMFD
-#define KVM_CREATE_GUEST_MEMFD _IOWR(KVMIO, 0xd4, struct guest_memfd_args)
-#endif
-struct guest_memfd_args {
-	uint64_t size, flags, reserved[6];
-};
-#define FLAG_MMAP_AND_SHARED 3u
-
-enum kind { ANON, MEMFD, GUEST_MEMFD, KINDS };
-static const char *const kind_name[] = { "anonymous", "memfd", "guest_memfd" };
-
-/* ---- TAP --------------------------------------------------------------------- */
-
-static unsigned number;
-static bool bad;
-
-__attribute__((format(printf, 1, 2))) static void wrong(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	printf("# ");
-	vprintf(format, args);
-	puts("");
-	va_end(args);
-	bad = true;
-}
-
-#define CHECK(condition, ...)                                        \
-	do {                                                         \
-		if (!(condition)) {                                  \
-			wrong("line %d: " #condition, __LINE__);     \
-			wrong(__VA_ARGS__);                          \
-		}                                                    \
-	} while (0)
-
-/* ---- the image ---------------------------------------------------------------- */
-
-static char path[] = "/tmp/engine.image", trace_path[] = "/tmp/engine.trace";
-
-static uint32_t word_of(uint32_t page)
-{
-	return page >= HOLE_FROM && page < ZERO_TO ? 0 : page * 2654435761u + 1;
-}
-
-static uint32_t sum_of_all(void)
-{
-	uint32_t sum = 0;
-
-	for (uint32_t page = 0; page < PAGES; page++)
-		sum += word_of(page);
-	return sum;
-}
-
-static int make_image(void)
-{
-	uint32_t page[GUEST_PAGE / 4];
-	int fd = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
-
-	if (fd < 0 || ftruncate(fd, (off_t)BYTES))
-		return -1;
-	for (uint32_t n = 0; n < PAGES; n++) {
-		for (uint32_t i = 0; i < GUEST_PAGE / 4; i++)
-			page[i] = word_of(n) ? word_of(n) + i : 0;
-		if ((n < HOLE_FROM || n >= HOLE_TO) &&
-		    pwrite(fd, page, sizeof(page), (off_t)n * GUEST_PAGE) != sizeof(page))
-			return -1;
-	}
-	return fd;
-}
-
-/* ---- one VM --------------------------------------------------------------------- */
-
-struct rig {
-	enum kind kind;
-	struct guest guest;
-	struct guest_vcpu vcpu[VCPUS];
-	int fd; /* memfd or guest_memfd; -1 */
-	uint32_t *memory;
-	struct infill_image *image;
-	struct infill_pool *pool;
-	struct infill_memory *regions;
-	struct infill_session *session;
-	struct infill_vcpu *filler[VCPUS];
-	struct infill_region region;
-};
-
-static bool map_memory(struct rig *rig)
-{
-	struct guest_memfd_args args = { .size = BYTES, .flags = FLAG_MMAP_AND_SHARED };
-	int flags = MAP_SHARED;
-
-	if (rig->kind == GUEST_MEMFD)
-		rig->fd = ioctl(rig->guest.vm, KVM_CREATE_GUEST_MEMFD, &args);
-	else if (rig->kind == MEMFD)
-		rig->fd = memfd_create("guest", MFD_CLOEXEC);
-	else
-		flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	if (rig->kind != ANON && rig->fd < 0)
-		return false;
-	if (rig->kind == MEMFD && ftruncate(rig->fd, (off_t)BYTES))
-		return false;
-	rig->memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, flags, rig->fd, 0);
-	return rig->memory != MAP_FAILED;
-}
-
-static void describe_memory(struct rig *rig)
-{
-	rig->region = (struct infill_region){
-		.size = sizeof(rig->region),
-		.gpa = GUEST_MEMORY_GPA,
-		.hva = (uintptr_t)rig->memory,
-		.length = BYTES,
-		.backing = rig->kind == ANON  ? INFILL_BACKING_ANON :
-			   rig->kind == MEMFD ? INFILL_BACKING_SHMEM :
-						INFILL_BACKING_GUEST_MEMFD,
-		.slot = 1,
-		.slot_flags = rig->kind == GUEST_MEMFD ? KVM_MEM_GUEST_MEMFD : 0,
-		.guest_memfd = rig->kind == GUEST_MEMFD ? rig->fd : 0,
-	};
-}
-
-/* False, with the reason said: what is needed for the test is not there. */
-static bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
-		   unsigned vcpus)
-{
-	*rig = (struct rig){ .kind = kind, .fd = -1 };
-	if (guest_new(&rig->guest) || !map_memory(rig)) {
-		wrong("no VM, or no memory for it: %m");
-		return false;
-	}
-	describe_memory(rig);
-	if (infill_image_open(&rig->image, path, NULL) || infill_pool_new(&rig->pool, NULL) ||
-	    infill_memory_new(&rig->regions) || infill_memory_add(rig->regions, &rig->region) ||
-	    infill_session_start_vm(&rig->session, rig->pool, rig->guest.vm, rig->regions,
-				    rig->image, options)) {
-		wrong("%s", infill_error());
-		return false;
-	}
-	for (unsigned i = 0; i < vcpus; i++)
-		if (guest_vcpu_new(&rig->vcpu[i], &rig->guest, i) ||
-		    infill_vcpu_new(&rig->filler[i], rig->session, rig->vcpu[i].fd)) {
-			wrong("vCPU %u: %s", i, infill_error());
-			return false;
-		}
-	return true;
-}
-
-static void tear_down(struct rig *rig)
-{
-	for (unsigned i = 0; i < VCPUS; i++)
-		infill_vcpu_free(rig->filler[i]);
-	infill_session_stop(rig->session);
-	infill_memory_free(rig->regions);
-	infill_pool_free(rig->pool);
-	infill_image_close(rig->image);
-	for (unsigned i = 0; i < VCPUS; i++)
-		if (rig->vcpu[i].run)
-			guest_vcpu_free(&rig->vcpu[i]);
-	guest_free(&rig->guest);
-	if (rig->memory && rig->memory != MAP_FAILED)
-		munmap(rig->memory, BYTES);
-	if (rig->fd >= 0)
-		close(rig->fd);
-}
-
-static struct infill_counters counters_of(struct rig *rig)
-{
-	struct infill_counters c = { .size = sizeof(c) };
-
-	if (infill_session_counters(rig->session, &c))
-		wrong("%s", infill_error());
-	return c;
-}
-
-/* Not with shadow paging. */
-static bool can_prefault(const struct rig *rig)
-{
-	return ioctl(rig->guest.vm, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) > 0;
-}
-
-/* ---- vCPUs ----------------------------------------------------------------------- */
-
-/* Run a vCPU until its visit is over; 0 and the sum, or what infill_vcpu_exit() said. */
-static int run(struct rig *rig, unsigned id, uint32_t *sum)
-{
-	struct guest_vcpu *v = &rig->vcpu[id];
-
-	for (;;) {
-		int ret = ioctl(v->fd, KVM_RUN, 0), err = errno;
-
-		if (!ret && guest_done(v, sum))
-			return 0;
-		if (ret && err == EINTR)
-			continue;
-		if (!ret || err != EFAULT) {
-			wrong("vCPU %u: KVM_RUN: %d, errno %d, exit %u", id, ret, err,
-			      v->run->exit_reason);
-			return -EPROTO;
-		}
-		ret = infill_vcpu_exit(rig->filler[id], v->run);
-		if (ret)
-			return ret;
-	}
-}
-
-struct visitor {
-	struct rig *rig;
-	unsigned id;
-	uint32_t step;
-	uint32_t sum;
-	int ret;
-};
-
-static void *visit(void *arg)
-{
-	struct visitor *t = arg;
-
-	/* Each begins elsewhere and goes another way, so that they meet on pages. */
-	t->ret = guest_visit(&t->rig->vcpu[t->id], PAGES, t->id * 37 % PAGES, t->step, t->id);
-	if (!t->ret)
-		t->ret = run(t->rig, t->id, &t->sum);
-	return NULL;
-}
-
-static void visit_all(struct rig *rig, unsigned vcpus, uint32_t step)
-{
-	struct visitor visitor[VCPUS];
-	pthread_t thread[VCPUS];
-
-	for (unsigned i = 0; i < vcpus; i++) {
-		visitor[i] = (struct visitor){ .rig = rig, .id = i, .step = step + 2 * i };
-		pthread_create(&thread[i], NULL, visit, &visitor[i]);
-	}
-	for (unsigned i = 0; i < vcpus; i++) {
-		pthread_join(thread[i], NULL);
-		CHECK(!visitor[i].ret, "vCPU %u: %d: %s", i, visitor[i].ret, infill_error());
-		CHECK(visitor[i].ret || visitor[i].sum == sum_of_all(), "vCPU %u: %u, not %u", i,
-		      visitor[i].sum, sum_of_all());
-	}
-}
-
-/* Every byte is the image's, but for what the guests have counted in their slots. */
-static void check_memory(struct rig *rig, unsigned vcpus, uint32_t visits)
-{
-	for (uint32_t page = 0; page < PAGES && !bad; page++) {
-		const uint32_t *at = rig->memory + (size_t)page * GUEST_PAGE / 4;
-
-		for (uint32_t i = 0; i < GUEST_PAGE / 4 && !bad; i++) {
-			uint32_t was = word_of(page) ? word_of(page) + i : 0;
-
-			if (i >= 4 && i < 4 + vcpus)
-				was += visits;
-			CHECK(at[i] == was, "page %u word %u: %u, not %u", page, i, at[i], was);
-		}
-	}
-}
-
-/* ---- tests ------------------------------------------------------------------------ */
-
-#define OPTIONS(...) \
-	(&(struct infill_session_options){ .size = sizeof(struct infill_session_options), __VA_ARGS__ })
+#include "prefault.h"
+#include "tests.h"
 
 /* Every page by an exit, one at a time. */
 static void test_demand(enum kind kind)
@@ -443,26 +168,6 @@ static void test_own_access(enum kind kind)
 	}
 }
 
-/*
- * Have the kernel take a page of the image for broken: reading it fails then.
- * It raises SIGBUS in who asks for that.
- */
-static void break_image(uint32_t page)
-{
-	int fd = open(path, O_RDWR | O_CLOEXEC), status;
-	char *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	pid_t child = fork();
-
-	if (!child) {
-		madvise(map + (size_t)page * GUEST_PAGE, GUEST_PAGE, MADV_HWPOISON);
-		_exit(1);
-	}
-	CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status) &&
-		      WTERMSIG(status) == SIGBUS, "MADV_HWPOISON: status 0x%x", status);
-	munmap(map, BYTES);
-	close(fd);
-}
-
 /* A page of the image that cannot be read. */
 static void test_poison(enum kind kind)
 {
@@ -485,7 +190,7 @@ static void test_poison(enum kind kind)
 		CHECK(c.poisoned == 1, "%llu poisoned", (unsigned long long)c.poisoned);
 	}
 	tear_down(&rig);
-	unlink(path);
+	unlink(image_path);
 	close(make_image());
 }
 
@@ -538,28 +243,117 @@ static void test_refused(enum kind kind)
 	close(fd);
 }
 
-static const struct test {
+/* What cannot be mapped ends a prefault, and what comes before it is mapped. */
+static void test_prefault(enum kind kind)
+{
+	static const struct {
+		uint32_t page, count, done; /* pages 0 to 7, and the last two, are there */
+	} rows[] = {
+		{ 0, 8, 8 }, { 4, 1, 1 },	      /* all of it */
+		{ 0, 16, 8 }, { 7, 2, 1 },	      /* missing behind */
+		{ 8, 4, 0 },			      /* missing from the first on */
+		{ PAGES - 2, 4, 2 }, { PAGES, 1, 0 }, /* no memslot */
+	};
+	struct rig rig;
+
+	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
+		CHECK(!infill_session_fill(rig.session, GUEST_MEMORY_GPA, 8 * GUEST_PAGE) &&
+			      !infill_session_fill(rig.session, GUEST_MEMORY_GPA + BYTES -
+							   2 * GUEST_PAGE, 2 * GUEST_PAGE),
+		      "%s", infill_error());
+		for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+			bool can = can_prefault(&rig);
+			uint64_t done;
+			int ret = prefault_range(rig.vcpu[0].fd, GUEST_MEMORY_GPA +
+						 (uint64_t)rows[i].page * GUEST_PAGE,
+						 (uint64_t)rows[i].count * GUEST_PAGE, &done);
+
+			CHECK(ret == (can ? 0 : -EOPNOTSUPP), "row %zu: %d: %s", i, ret, infill_error());
+			CHECK(done == (can ? (uint64_t)rows[i].done * GUEST_PAGE : 0), "row %zu: %llu", i,
+			      (unsigned long long)done);
+		}
+		visit_all(&rig, 1, 387);
+		CHECK(counters_of(&rig).faults == PAGES - 10, "%llu exits",
+		      (unsigned long long)counters_of(&rig).faults);
+		check_memory(&rig, 1, 1);
+	}
+	tear_down(&rig);
+}
+
+struct test {
 	const char *name;
 	void (*run)(enum kind kind);
-} tests[] = {
+};
+
+static const struct test tests[] = {
 	{ "every page by an exit", test_demand },
 	{ "several vCPUs on the same pages", test_vcpus },
 	{ "against the fill, and when the flag is off", test_fill },
 	{ "pages in a row", test_stream },
 	{ "a trace, recorded and prefaulted", test_trace },
 	{ "filled on request", test_session_fill },
+	{ "prefaulted as far as it goes", test_prefault },
 	{ "touched by the VMM", test_own_access },
 	{ "a page that cannot be read", test_poison },
 	{ "a changed image", test_stale },
 	{ "what is not the engine's", test_refused },
+	{ "given up, there and missing", test_discard },
+	{ "all given up", test_discard_all },
+	{ "given up, though it cannot be read", test_discard_poisoned },
+	{ "giving up that is refused", test_discard_refused },
+	{ "given up against vCPUs and the fill", test_discard_race },
+	{ "dropped by the VMM itself", test_dropped },
+	{ "recorded, in the order of touches", test_recording_order },
+	{ "recorded, by several at once", test_recording_threads },
+	{ "recorded, the same pages by several", test_recording_same_pages },
 };
 
-#define TESTS (sizeof(tests) / sizeof(tests[0]))
+/* With HUGETLB. */
+static const struct test huge_tests[] = {
+	{ "none is free", test_shortage },
+	{ "one becomes free", test_shortage_passes },
+	{ "none is free for the fill", test_shortage_of_fill },
+	{ "given up while it is waited for", test_shortage_discard },
+};
 
-int main(void)
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+static const char *wanted = ""; /* a part of the names of the tests to run */
+
+static unsigned count_wanted(const struct test *table, size_t count)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < count; i++)
+		n += strstr(table[i].name, wanted) != NULL;
+	return n;
+}
+
+/* True: all passed. */
+static bool run_tests(const struct test *table, size_t count, enum kind kind)
+{
+	static unsigned number;
+	bool passed = true;
+
+	for (size_t i = 0; i < count; i++) {
+		if (!strstr(table[i].name, wanted))
+			continue;
+		bad = false;
+		table[i].run(kind);
+		printf("%sok %u - %s: %s\n", bad ? "not " : "", ++number, kind_name[kind],
+		       table[i].name);
+		passed &= !bad;
+	}
+	return passed;
+}
+
+int main(int argc, char **argv)
 {
 	struct guest probe;
-	bool failed = false;
+	bool passed = true;
+
+	if (argc > 1)
+		wanted = argv[1];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (guest_new(&probe) || ioctl(probe.vm, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT) <= 0) {
@@ -569,16 +363,12 @@ int main(void)
 	guest_free(&probe);
 	mkdir("/tmp", 01777);
 	close(make_image());
-	printf("1..%zu\n", TESTS * KINDS);
+	printf("1..%u\n", count_wanted(tests, COUNT(tests)) * KINDS +
+			  count_wanted(huge_tests, COUNT(huge_tests)));
 	for (enum kind kind = 0; kind < KINDS; kind++)
-		for (size_t i = 0; i < TESTS; i++) {
-			bad = false;
-			tests[i].run(kind);
-			printf("%sok %u - %s: %s\n", bad ? "not " : "", ++number, kind_name[kind],
-			       tests[i].name);
-			failed |= bad;
-		}
-	unlink(path);
+		passed &= run_tests(tests, COUNT(tests), kind);
+	passed &= run_tests(huge_tests, COUNT(huge_tests), HUGETLB);
+	unlink(image_path);
 	unlink(trace_path);
-	return failed;
+	return !passed;
 }

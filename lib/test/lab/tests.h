@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* tests.h: tests of the userfault engine that are in files of their own; engine.c has the table. */
+#ifndef INFILL_TEST_LAB_TESTS_H
+#define INFILL_TEST_LAB_TESTS_H
+
+#include "vmrig.h"
+
+/* discard.c: pages that the guest gives up */
+void test_discard(enum kind kind);
+void test_discard_all(enum kind kind);
+void test_discard_poisoned(enum kind kind);
+void test_discard_refused(enum kind kind);
+void test_discard_race(enum kind kind);
+void test_dropped(enum kind kind);
+
+/* recording.c: first touches by vCPUs and by others */
+void test_recording_order(enum kind kind);
+void test_recording_threads(enum kind kind);
+void test_recording_same_pages(enum kind kind);
+
+/* shortage.c: no huge page is free; KIND is HUGETLB */
+void test_shortage(enum kind kind);
+void test_shortage_passes(enum kind kind);
+void test_shortage_of_fill(enum kind kind);
+void test_shortage_discard(enum kind kind);
+
+#endif
