@@ -96,30 +96,6 @@ void test_discard_all(enum kind kind)
 	tear_down(&rig);
 }
 
-/* A page that cannot be read is given up: nobody needs it any more. */
-void test_discard_poisoned(enum kind kind)
-{
-	const uint32_t page = 777;
-	struct rig rig;
-	uint32_t sum;
-	int ret;
-
-	break_image(page);
-	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
-		guest_visit(&rig.vcpu[0], PAGES, 0, 1, 0);
-		ret = run(&rig, 0, &sum);
-		CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
-		discard(&rig, page, 1);
-		ret = run(&rig, 0, &sum);
-		CHECK(!ret, "%d: %s", ret, infill_error());
-		CHECK(sum == sum_of_all() - word_of(page), "%u", sum);
-		check_page(&rig, page, true, 1, 1);
-	}
-	tear_down(&rig);
-	unlink(image_path);
-	close(make_image());
-}
-
 /* Nothing is done where not all can be, and what cannot be freed keeps its content. */
 void test_discard_refused(enum kind kind)
 {

@@ -8,7 +8,6 @@
 /* discard.c: pages that the guest gives up */
 void test_discard(enum kind kind);
 void test_discard_all(enum kind kind);
-void test_discard_poisoned(enum kind kind);
 void test_discard_refused(enum kind kind);
 void test_discard_race(enum kind kind);
 void test_dropped(enum kind kind);

@@ -89,6 +89,12 @@ void break_image(uint32_t page)
 	close(fd);
 }
 
+void mend_image(void)
+{
+	unlink(image_path);
+	close(make_image());
+}
+
 /* ---- one VM --------------------------------------------------------------------- */
 
 static bool map_memory(struct rig *rig)
@@ -210,6 +216,13 @@ int run(struct rig *rig, unsigned id, uint32_t *sum)
 		if (ret)
 			return ret;
 	}
+}
+
+int run_in_order(struct rig *rig, uint32_t *sum)
+{
+	int ret = guest_visit(&rig->vcpu[0], PAGES, 0, 1, 0);
+
+	return ret ? ret : run(rig, 0, sum);
 }
 
 void *visit(void *arg)

@@ -58,9 +58,10 @@ uint32_t sum_of_all(void);
 
 /*
  * Have the kernel take a page of the image for broken: reading it fails then,
- * until make_image() made another file at the path.
+ * until the file is another one.
  */
 void break_image(uint32_t page);
+void mend_image(void);
 
 /* ---- one VM ------------------------------------------------------------------ */
 
@@ -93,6 +94,9 @@ bool can_prefault(const struct rig *rig);
 
 /* Run a vCPU until its visit is over; 0 and the sum, or what infill_vcpu_exit() said. */
 int run(struct rig *rig, unsigned id, uint32_t *sum);
+
+/* The first vCPU begins with page 0, and goes through all pages in their order. */
+int run_in_order(struct rig *rig, uint32_t *sum);
 
 /* A vCPU that goes through all pages, on a thread of its own. */
 struct visitor {
