@@ -15,6 +15,11 @@
 #include "host_kvm.h"
 #include "kvm_api.h"
 
+#ifdef __aarch64__
+#define HAS_MODES true
+#else
+#define HAS_MODES false
+#endif
 #define LOG "/dev/kmsg"
 #define COMMAND_LINE "/proc/cmdline"
 #define KERNEL_LEVELS 8 /* records of lower numbers come from the kernel, not from who wrote to LOG */
@@ -128,11 +133,8 @@ void host_probe_kvm(struct infill_host *host)
 	/* The number is the series', far from those that releases have given away. */
 	host->kvm_userfault = capability(fd, KVM_CAP_USERFAULT);
 	host->kvm_guest_memfd = (uint32_t)capability(fd, KVM_CAP_GUEST_MEMFD_FLAGS);
-#ifdef __aarch64__
-	host->kvm_mode = probe_mode();
-#else
-	(void)probe_mode;
-#endif
+	if (HAS_MODES)
+		host->kvm_mode = probe_mode();
 	if (vm >= 0)
 		close(vm);
 	close(kvm);

@@ -16,7 +16,8 @@
  *
  *   missing   -> filling    about to be installed
  *   missing   -> removed    the VMM gave the page up, or its content is zero
- *   filling   -> removed    its content is zero, and need not be installed
+ *   filling   -> removed    its content is zero, and need not be installed, or
+ *                           the VMM gave it up (infill_session_discard())
  *   filling   -> present    installed, or found installed (EEXIST)
  *   filling   -> missing    put off (EAGAIN), or its process died
  *   filling   -> poisoned   cannot be read

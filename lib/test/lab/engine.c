@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "host_kvm.h"
 #include "prefault.h"
 #include "tests.h"
 
@@ -286,12 +287,46 @@ static void test_prefault(enum kind kind)
 	tear_down(&rig);
 }
 
+/* What infill_host_probe() says is what this machine's KVM does. */
+static void test_host(enum kind kind)
+{
+	struct infill_host host = { .size = sizeof(host) };
+	struct rig rig;
+
+	CHECK(!infill_host_probe(&host), "%s", infill_error());
+	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
+		CHECK(!host.kvm_error && !host.kvm_vm_error, "%d, %d", host.kvm_error, host.kvm_vm_error);
+		CHECK(host.kvm_userfault > 0, "%d", host.kvm_userfault);
+		CHECK(!host.kvm_pre_fault == !can_prefault(&rig), "%d", host.kvm_pre_fault);
+		/* One that has both flags is what the rig was set up with. */
+		CHECK((host.kvm_guest_memfd & 3) == 3, "0x%x", host.kvm_guest_memfd);
+	}
+	tear_down(&rig);
+#ifdef __aarch64__
+	{
+		char line[4096] = "";
+		FILE *file = fopen("/proc/cmdline", "re");
+		enum infill_kvm_mode asked;
+
+		CHECK(file && fgets(line, sizeof(line), file), "%m");
+		asked = host_kvm_mode_asked(line);
+		CHECK(host.kvm_mode == (asked ? asked : INFILL_KVM_MODE_VHE), "%u, but %s", host.kvm_mode,
+		      line);
+		if (file)
+			fclose(file);
+	}
+#else
+	CHECK(!host.kvm_mode, "%u", host.kvm_mode);
+#endif
+}
+
 struct test {
 	const char *name;
 	void (*run)(enum kind kind);
 };
 
 static const struct test tests[] = {
+	{ "what the host can do", test_host },
 	{ "every page by an exit", test_demand },
 	{ "several vCPUs on the same pages", test_vcpus },
 	{ "against the fill, and when the flag is off", test_fill },
