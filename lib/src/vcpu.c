@@ -355,6 +355,7 @@ static int vcpu_new(struct infill_vcpu **vcpu, struct infill_session *s, int fd)
 {
 	struct infill_vcpu *v;
 
+	*vcpu = NULL;
 	if (!s->userfault)
 		return err_set(-EINVAL, "vcpu: the session was not started by "
 					"infill_session_start_vm()");
