@@ -16,6 +16,7 @@
 #include "userfault.h"
 
 #define PASSING_NS 5000000000u /* so long may installs fail with ENOMEM */
+#define TRIES 8                /* to install a huge page of which nobody knows whether it is there */
 
 /* A huge page of zeros to copy from: hugetlb has no UFFDIO_ZEROPAGE. */
 static const void *zeros(void)
@@ -60,6 +61,29 @@ static int by_uffd(int uffd, uint64_t hva, uint64_t length, const void *data, en
 	}
 }
 
+/*
+ * The kernel says of a huge page that it is there, and may mean that none is
+ * free: see present.h.  Believed, the guest would find zeros.  Where nobody can
+ * tell a page that is free now may have come since the install, so that another
+ * one goes well, or says the same again if the page is there.
+ */
+static int refused(const struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		   const void *data, enum how how, uint64_t *done)
+{
+	const uint64_t hva = pagemap_hva(r, page);
+	int err = -EEXIST;
+
+	for (unsigned tries = 0; err == -EEXIST && tries < TRIES; tries++) {
+		enum present present = present_huge(s->pagemap, hva);
+
+		if (present != PRESENT_PERHAPS)
+			return present == PRESENT_YES ? -EEXIST : -ENOMEM;
+		err = by_uffd(s->uffd, hva, r->page_size, data, how, done);
+		*done /= r->page_size;
+	}
+	return err;
+}
+
 int install_pages(const struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		  uint64_t count, const void *data, enum how how, uint64_t *done)
 {
@@ -78,10 +102,8 @@ int install_pages(const struct infill_session *s, const struct pagemap_region *r
 	}
 	err = by_uffd(s->uffd, pagemap_hva(r, page), count * r->page_size, data, how, done);
 	*done /= r->page_size;
-	/* See present.h: the guest would find zeros. */
-	if (err == -EEXIST && huge && how != HOW_POISON &&
-	    !present_huge(s->pagemap, pagemap_hva(r, page + *done)))
-		return -ENOMEM;
+	if (err == -EEXIST && huge && how != HOW_POISON)
+		return *done ? 0 : refused(s, r, page, data, how, done);
 	return err;
 }
 

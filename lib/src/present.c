@@ -3,7 +3,9 @@
  * present.c: what /proc and /sys know about a huge page.  Internal.
  */
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "present.h"
@@ -27,9 +29,9 @@ static int pid_of(int pidfd)
 	return pid;
 }
 
-int present_open(int pidfd, bool own)
+int present_open(int pidfd)
 {
-	int pid = own ? getpid() : pidfd < 0 ? -1 : pid_of(pidfd);
+	int pid = pidfd < 0 ? -1 : pid_of(pidfd);
 	char path[64];
 
 	if (pid <= 0)
@@ -51,12 +53,24 @@ static bool pool_is_empty(void)
 	return !free_pages;
 }
 
-bool present_huge(int pagemap, uint64_t hva)
+/* A kernel without page maps has this. */
+static enum present own(uint64_t hva)
+{
+	unsigned char there;
+
+	if (mincore((void *)(uintptr_t)hva, 1, &there))
+		return PRESENT_NO; /* nothing is mapped there any more */
+	return there & 1 ? PRESENT_YES : PRESENT_NO;
+}
+
+enum present present_huge(int pagemap, uint64_t hva)
 {
 	off_t at = (off_t)(hva / (uint64_t)sysconf(_SC_PAGESIZE) * sizeof(uint64_t));
 	uint64_t entry;
 
+	if (pagemap == PRESENT_OWN)
+		return own(hva);
 	if (pagemap >= 0 && pread(pagemap, &entry, sizeof(entry), at) == (ssize_t)sizeof(entry))
-		return entry & ENTRY_PRESENT;
-	return !pool_is_empty();
+		return entry & ENTRY_PRESENT ? PRESENT_YES : PRESENT_NO;
+	return pool_is_empty() ? PRESENT_NO : PRESENT_PERHAPS;
 }

@@ -10,19 +10,23 @@
 #ifndef INFILL_PRESENT_H
 #define INFILL_PRESENT_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
+#define PRESENT_OWN (-2) /* in the place of a page map: the memory is this process's */
+
 /*
- * Open the page map of the process that PIDFD names, or of this one (OWN).
- * -1: that is not known, or not permitted.
+ * Open the page map of the process that PIDFD names.  -1: that is not known, not
+ * permitted, or this kernel has none.
  */
-int present_open(int pidfd, bool own);
+int present_open(int pidfd);
+
+enum present { PRESENT_NO, PRESENT_YES, PRESENT_PERHAPS };
 
 /*
  * Is the page at HVA there, although an install of it was refused?  Without a
- * page map (-1) that is believed while the pool has free pages.
+ * page map (-1) nobody can tell: no while the pool has no free pages; else
+ * perhaps, as it may not have had one a moment ago.
  */
-bool present_huge(int pagemap, uint64_t hva);
+enum present present_huge(int pagemap, uint64_t hva);
 
 #endif

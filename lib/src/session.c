@@ -431,7 +431,7 @@ static int open_session(struct infill_session *s, struct infill_pool *pool,
 	if (err)
 		return err;
 	if (has_huge_pages(&s->pm))
-		s->pagemap = present_open(s->watch_fd, own);
+		s->pagemap = own ? PRESENT_OWN : present_open(s->watch_fd);
 	if (resumed && !s->pm.header->record_capacity) { /* it was not recorded */
 		free(s->record_path);
 		s->record_path = NULL;

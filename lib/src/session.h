@@ -93,7 +93,7 @@ struct infill_session {
 	int uffd; /* -1: none, with KVM Userfault on guest_memfd alone */
 	struct userfault *userfault; /* NULL: all by the userfaultfd */
 	int watch_fd;
-	int pagemap; /* of the VMM, for present_huge(); -1: none */
+	int pagemap; /* of the VMM, or else, as present_huge() takes it */
 	char *record_path;
 	struct timeline *timeline;
 	struct pagemap pm;

@@ -306,6 +306,52 @@ static void huge_pages_that_run_out_are_an_error(void **state)
 		munmap(page[--taken], FAKE_HUGE);
 }
 
+struct toggler {
+	void *page;
+	_Atomic bool stop;
+};
+
+/* Give a huge page back and take it again, as long as nobody else takes it. */
+static void *toggle(void *arg)
+{
+	struct toggler *t = arg;
+
+	while (!t->stop && !madvise(t->page, FAKE_HUGE, MADV_POPULATE_WRITE))
+		madvise(t->page, FAKE_HUGE, MADV_DONTNEED);
+	return NULL;
+}
+
+/* One that is free only just after the kernel had none to install is no proof that it has. */
+static void huge_pages_that_come_and_go_are_not_believed(void **state)
+{
+	static void *page[4096];
+
+	(void)state;
+	rig_need_userfaultfd();
+	rig_need_hugepages(8);
+	for (unsigned round = 0; round < 40; round++) {
+		struct rig rig = { .image = { .bytes = 16 * MIB, .seed = 167, .grain = FAKE_HUGE },
+				   .backing = INFILL_BACKING_HUGETLB, .page_size = FAKE_HUGE,
+				   .adopt = true };
+		size_t taken = empty_pool(page, 4096, 0);
+		struct toggler toggler = { .page = page[taken - 1] };
+		pthread_t thread;
+
+		rig_prepare(&rig);
+		assert_int_equal(pthread_create(&thread, NULL, toggle, &toggler), 0);
+		assert_int_equal(rig_start_prepared(&rig), 0);
+		assert_int_equal(infill_session_wait(rig.session, INFILL_WAIT_END, 20000), -ENOMEM);
+		toggler.stop = true;
+		pthread_join(thread, NULL);
+		/* The one that comes and goes may have been had. */
+		assert_true(rig_counters(&rig).missing >= 7);
+		assert_int_equal(rig_counters(&rig).duplicates, 0);
+		rig_stop(&rig);
+		while (taken)
+			munmap(page[--taken], FAKE_HUGE);
+	}
+}
+
 #define HUGE(name, row) \
 	{ "huge pages run out: " name, huge_pages_that_run_out_are_an_error, NULL, NULL, \
 	  (void *)(uintptr_t)(row) }
@@ -327,6 +373,7 @@ int main(void)
 		HUGE("fill none, own memory", &huge[1]),
 		HUGE("fill all, adopted", &huge[2]),
 		HUGE("fill none, adopted", &huge[3]),
+		cmocka_unit_test(huge_pages_that_come_and_go_are_not_believed),
 	};
 	size_t count = 0;
 

@@ -65,6 +65,9 @@ void test_discard(enum kind kind)
 
 			check_page(&rig, page, gone, 1, gone || page % 2 ? 1 : 3);
 		}
+		/* A vCPU does not have to ask for what is given up. */
+		c = counters_of(&rig);
+		CHECK(c.faults == PAGES - (to - from) / 2, "%llu exits", (unsigned long long)c.faults);
 		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 10000), "%s",
 		      infill_error());
 		/* And when there is no engine any more. */
@@ -228,6 +231,51 @@ void test_discard_race(enum kind kind)
 
 	for (unsigned i = 0; i < ROUNDS && !bad; i++)
 		discard_round(kind, i % 2 ? INFILL_FILL_ALL : INFILL_FILL_NONE, &seed);
+}
+
+/* ---- what waits meanwhile -------------------------------------------------------- */
+
+struct toucher {
+	struct rig *rig;
+	uint32_t page;
+	unsigned delay_us;
+};
+
+static void *touch_later(void *arg)
+{
+	const struct toucher *t = arg;
+	uint32_t word;
+
+	usleep(t->delay_us);
+	word = *(volatile uint32_t *)(t->rig->memory + (size_t)t->page * WORDS);
+	CHECK(!word || word == word_of(t->page), "page %u: %u", t->page, word);
+	return NULL;
+}
+
+/*
+ * A thread waits for the userfaultfd on a page that is being given up; it runs on.
+ * Half of the pages are there, so that freeing them takes a while.
+ */
+void test_discard_touched(enum kind kind)
+{
+	struct toucher toucher = { .page = 333 };
+	pthread_t thread;
+	struct rig rig;
+	uint32_t sum;
+
+	for (unsigned i = 0; i < 24 && kind != GUEST_MEMFD && !bad; i++) {
+		if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
+			guest_visit(&rig.vcpu[0], PAGES, 0, 2, 0);
+			CHECK(!run(&rig, 0, &sum), "%s", infill_error());
+			toucher.rig = &rig;
+			toucher.delay_us = i * 25;
+			pthread_create(&thread, NULL, touch_later, &toucher);
+			discard(&rig, 0, PAGES / 2);
+			pthread_join(thread, NULL);
+			check_page(&rig, toucher.page, true, 0, 0);
+		}
+		tear_down(&rig);
+	}
 }
 
 /*

@@ -342,6 +342,7 @@ static const struct test tests[] = {
 	{ "all given up", test_discard_all },
 	{ "giving up that is refused", test_discard_refused },
 	{ "given up against vCPUs and the fill", test_discard_race },
+	{ "given up while somebody waits for it", test_discard_touched },
 	{ "dropped by the VMM itself", test_dropped },
 	{ "recorded, in the order of touches", test_recording_order },
 	{ "recorded, by several at once", test_recording_threads },

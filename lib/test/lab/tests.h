@@ -10,6 +10,7 @@ void test_discard(enum kind kind);
 void test_discard_all(enum kind kind);
 void test_discard_refused(enum kind kind);
 void test_discard_race(enum kind kind);
+void test_discard_touched(enum kind kind);
 void test_dropped(enum kind kind);
 
 /* recording.c: first touches by vCPUs and by others */
