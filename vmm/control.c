@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -74,6 +75,9 @@ static bool parse(char *text, struct control_request *request)
 {
 	const char *verb = next_line(&text), *memory, *state;
 
+	request->verb = verb && !strcmp(verb, "stat") ? CONTROL_STAT : CONTROL_SNAPSHOT;
+	if (request->verb == CONTROL_STAT)
+		return !*text;
 	if (!verb || strcmp(verb, "snapshot"))
 		return false;
 	memory = next_line(&text);
@@ -84,13 +88,17 @@ static bool parse(char *text, struct control_request *request)
 	       snprintf(request->state, PATH_MAX, "%s", state) < PATH_MAX;
 }
 
-/* Read until three lines are there, the end, or the limit. */
+/* Read until all lines of the request are there, the end, or the limit. */
 static void read_text(int fd, char *text)
 {
+	static const char one_line[] = "stat\n";
 	size_t used = 0;
 	unsigned lines = 0;
 
+	text[0] = '\0';
 	while (lines < 3 && used < REQUEST_MAX - 1) {
+		if (lines && !strncmp(text, one_line, strlen(one_line)))
+			break;
 		ssize_t n = recv(fd, text + used, REQUEST_MAX - 1 - used, 0);
 
 		if (n <= 0)
@@ -98,8 +106,8 @@ static void read_text(int fd, char *text)
 		for (ssize_t i = 0; i < n; i++)
 			lines += text[used + (size_t)i] == '\n';
 		used += (size_t)n;
+		text[used] = '\0';
 	}
-	text[used] = '\0';
 }
 
 bool control_accept(int fd, struct control_request *request)
@@ -129,6 +137,13 @@ void control_answer(struct control_request *request, const char *error)
 	request->fd = -1;
 }
 
+void control_answer_text(struct control_request *request, const char *text)
+{
+	(void)!send(request->fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
+	close(request->fd);
+	request->fd = -1;
+}
+
 /* ---- the client's end ---------------------------------------------------------------- */
 
 static int absolute(const char *path, char *to)
@@ -144,43 +159,72 @@ static int absolute(const char *path, char *to)
 	return 0;
 }
 
-static int exchange(int fd, const char *path, const char *memory, const char *state)
+static int connect_to(const char *path)
 {
-	char line[768];
-	size_t used = 0;
-	ssize_t n;
+	struct sockaddr_un address;
+	int err, fd = make_socket(path, &address);
 
-	if (dprintf(fd, "snapshot\n%s\n%s\n", memory, state) < 0)
-		return vmm_error(-errno, "%s: %m", path);
-	while (used < sizeof(line) - 1 &&
-	       (n = recv(fd, line + used, sizeof(line) - 1 - used, 0)) > 0)
-		used += (size_t)n;
-	line[used] = '\0';
-	line[strcspn(line, "\n")] = '\0';
-	if (!strcmp(line, "ok"))
-		return 0;
-	if (!strncmp(line, "error: ", 7))
-		return vmm_error(-EIO, "%s", line + 7);
-	return vmm_error(-EIO, "%s: the VM ended without an answer", path);
+	if (fd < 0 || !connect(fd, (struct sockaddr *)&address, sizeof(address)))
+		return fd;
+	err = vmm_error(-errno, "%s: %m", path);
+	close(fd);
+	return err;
+}
+
+/*
+ * Send REQUEST to the VM at PATH; its answer, one line without its end, is for the
+ * caller to free(), NULL after vmm_error() and *ERR if it is an error or none.
+ */
+static char *exchange(const char *path, const char *request, int *err)
+{
+	int fd = connect_to(path);
+	FILE *stream = fd < 0 ? NULL : fdopen(fd, "r");
+	char *line = NULL;
+	size_t size = 0;
+	ssize_t n = -1;
+
+	*err = fd < 0 ? fd : 0;
+	if (fd >= 0 && (!stream || send(fd, request, strlen(request), MSG_NOSIGNAL) < 0))
+		*err = vmm_error(-errno, "%s: %m", path);
+	else if (fd >= 0)
+		n = getline(&line, &size, stream);
+	if (n > 0)
+		line[strcspn(line, "\n")] = '\0';
+	if (n > 0 && !strncmp(line, "error: ", 7))
+		*err = vmm_error(-EIO, "%s", line + 7);
+	else if (n <= 0 && !*err)
+		*err = vmm_error(-EIO, "%s: the VM ended without an answer", path);
+	if (stream)
+		fclose(stream);
+	else if (fd >= 0)
+		close(fd);
+	if (!*err)
+		return line;
+	free(line);
+	return NULL;
 }
 
 int control_snapshot(const char *path, const char *memory, const char *state)
 {
-	char memory_path[PATH_MAX], state_path[PATH_MAX];
-	struct sockaddr_un address;
-	int fd, err = absolute(memory, memory_path);
+	char memory_path[PATH_MAX], state_path[PATH_MAX], request[REQUEST_MAX];
+	int err = absolute(memory, memory_path);
 
 	if (!err)
 		err = absolute(state, state_path);
 	if (err)
 		return err;
-	fd = make_socket(path, &address);
-	if (fd < 0)
-		return fd;
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
-		err = vmm_error(-errno, "%s: %m", path);
-	else
-		err = exchange(fd, path, memory_path, state_path);
-	close(fd);
+	snprintf(request, sizeof(request), "snapshot\n%s\n%s\n", memory_path, state_path);
+	free(exchange(path, request, &err));
+	return err;
+}
+
+int control_stat(const char *path)
+{
+	int err;
+	char *line = exchange(path, "stat\n", &err);
+
+	if (line && (printf("%s\n", line) < 0 || fflush(stdout)))
+		err = vmm_error(-errno, "standard output: %m");
+	free(line);
 	return err;
 }

@@ -72,6 +72,18 @@ const struct engine_ops *engine_find(const char *name)
 	return NULL;
 }
 
+bool engine_fill_of(const char *word, enum engine_fill *fill)
+{
+	static const char *const words[] = { "all", "trace", "none" };
+
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (!strcmp(words[i], word)) {
+			*fill = (enum engine_fill)i;
+			return true;
+		}
+	return false;
+}
+
 static int prefault_region(const struct vcpu *vcpu, const struct region *region)
 {
 	struct kvm_pre_fault_memory range = { .gpa = region->gpa, .size = region->bytes };

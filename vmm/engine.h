@@ -9,10 +9,14 @@
 
 #include "vm.h"
 
+/* What is filled that no vCPU waits for; 0 is the default. */
+enum engine_fill { FILL_ALL, FILL_TRACE, FILL_NONE };
+
 struct engine_options {
 	const char *memory;         /* the memory file */
 	const char *trace, *record; /* NULL: none */
 	bool prefault;
+	enum engine_fill fill;
 };
 
 /* One restore, from engine_ops.map() to engine_ops.stop(). */
@@ -45,6 +49,9 @@ struct engine_ops {
 	int (*ready)(struct engine *engine);
 	void (*stop)(struct engine *engine);
 };
+
+/* The word of --fill: all, trace, none; false if it is none. */
+bool engine_fill_of(const char *word, enum engine_fill *fill);
 
 /* The engine NAME, or NULL. */
 const struct engine_ops *engine_find(const char *name);

@@ -83,10 +83,23 @@ static int describe_memory(const struct vm *vm, struct infill_memory *memory, bo
 	return err;
 }
 
+static uint32_t fill_of(enum engine_fill fill)
+{
+	switch (fill) {
+	case FILL_TRACE:
+		return INFILL_FILL_TRACE;
+	case FILL_NONE:
+		return INFILL_FILL_NONE;
+	default:
+		return INFILL_FILL_ALL;
+	}
+}
+
 static int start_session(struct engine *engine, struct pager *pager, bool userfault)
 {
 	const struct infill_session_options options = {
 		.size = sizeof(options),
+		.fill = fill_of(engine->options.fill),
 		.trace = engine->options.trace,
 		.record = engine->options.record,
 		.event = on_event,
@@ -99,6 +112,29 @@ static int start_session(struct engine *engine, struct pager *pager, bool userfa
 					       pager->memory, pager->image, &options);
 	return infill_session_start(&pager->session, pager->pool, pager->memory, pager->image,
 				    &options);
+}
+
+/* For vm->pager_stat: names and units as infill-stat(1) has them. */
+static void write_stat(FILE *out, void *arg)
+{
+	const struct pager *pager = arg;
+	struct infill_counters c = { .size = sizeof(c) };
+	int err = infill_session_counters(pager->session, &c);
+	const struct {
+		const char *name;
+		uint64_t value;
+	} members[] = {
+		{ "pages", c.pages }, { "missing", c.missing }, { "faults", c.faults },
+		{ "installs", c.installs }, { "demand_pages", c.demand_pages },
+		{ "trace_pages", c.trace_pages }, { "rest_pages", c.rest_pages },
+		{ "prefault_bytes", c.prefault_bytes }, { "stall_ns", c.stall_ns },
+		{ "resident_ns", c.resident_ns },
+	};
+
+	for (unsigned i = 0; !err && i < sizeof(members) / sizeof(members[0]); i++)
+		fprintf(out, "%s\"%s\": %llu", i ? ", " : "{", members[i].name,
+			(unsigned long long)members[i].value);
+	fprintf(out, err ? "null" : "}");
 }
 
 static int pager_start(struct engine *engine, bool userfault)
@@ -118,6 +154,10 @@ static int pager_start(struct engine *engine, bool userfault)
 		err = infill_pool_new(&pager->pool, NULL);
 	if (!err)
 		err = start_session(engine, pager, userfault);
+	if (!err) {
+		engine->vm->pager_stat = write_stat;
+		engine->vm->pager_stat_arg = pager;
+	}
 	return err ? vmm_error(err, "pager: %s", infill_error()) : 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main.c: the command line: run, snapshot, restore.  An option is a line in its
+ * main.c: the command line: run, snapshot, stat, restore.  An option is a line in its
  * command's table and a case in option().
  */
 #include <errno.h>
@@ -23,21 +23,25 @@ static const char usage_text[] =
 	"usage: infill-vmm run --kernel K [--initrd I] [--append S] [--memory 256M] [--cpus N]\n"
 	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
 	"       infill-vmm snapshot --control SOCKET --memory FILE --state FILE\n"
+	"       infill-vmm stat --control SOCKET\n"
 	"       infill-vmm restore --memory FILE --state FILE --engine eager|mmap|uffd|userfault\n"
 	"                      [--trace FILE | --record FILE] [--prefault]\n"
+	"                      [--fill all|trace|none]\n"
 	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
 	"\n"
 	"Runs a Linux guest on KVM, its console on standard input and output; saves it to\n"
-	"two files and ends it; goes on with it from there.\n";
+	"two files and ends it; says what it has done; goes on with it from its files.\n";
 
 enum { KEY_HELP = 'h', KEY_KERNEL = 256, KEY_INITRD, KEY_APPEND, KEY_MEMORY, KEY_CPUS, KEY_BACKING,
-       KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT };
+       KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT,
+       KEY_FILL };
 
 /* What the options of all commands say. */
 struct arguments {
 	const char *kernel, *initrd, *append, *memory, *cpus, *control, *state, *trace, *record;
 	const struct engine_ops *engine;
 	enum memory_backing backing;
+	enum engine_fill fill;
 	bool prefault;
 };
 
@@ -60,6 +64,10 @@ static int option(struct arguments *a, int key)
 	case KEY_TRACE: a->trace = optarg; break;
 	case KEY_RECORD: a->record = optarg; break;
 	case KEY_PREFAULT: a->prefault = true; break;
+	case KEY_FILL:
+		if (!engine_fill_of(optarg, &a->fill))
+			return wrong(optarg, "not what to fill: all, trace, none");
+		break;
 	case KEY_BACKING:
 		if (!memory_backing_of(optarg, &a->backing))
 			return wrong(optarg, "no such backing: memfd, hugetlb, guest-memfd");
@@ -189,6 +197,23 @@ static int snapshot(int argc, char **argv)
 	return control_snapshot(a.control, a.memory, a.state) ? FAILED : OK;
 }
 
+static int stat_command(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "control", required_argument, NULL, KEY_CONTROL },
+		{ "help", no_argument, NULL, KEY_HELP },
+		{ 0 },
+	};
+	struct arguments a = { 0 };
+	int ended = parse(argc, argv, known, &a);
+
+	if (ended)
+		return ended - 1;
+	if (!a.control)
+		return wrong("--control", "missing");
+	return control_stat(a.control) ? FAILED : OK;
+}
+
 /* What an engine cannot do is no failure of it. */
 static int check_restore(const struct arguments *a)
 {
@@ -200,6 +225,12 @@ static int check_restore(const struct arguments *a)
 		return wrong(a->trace ? "--trace" : "--record", "not with this engine");
 	if (a->trace && a->record)
 		return wrong("--record", "excludes --trace: record first, replay later");
+	if (a->fill != FILL_ALL && !a->engine->trace)
+		return wrong("--fill", "not with this engine");
+	if (a->fill == FILL_TRACE && !a->trace)
+		return wrong("--fill", "trace needs --trace");
+	if (a->fill == FILL_NONE && a->trace)
+		return wrong("--fill", "none excludes --trace");
 	if (a->prefault && !a->engine->prefault)
 		return wrong("--prefault", "not with this engine");
 	return OK;
@@ -214,6 +245,7 @@ static int restore_command(int argc, char **argv)
 		{ "trace", required_argument, NULL, KEY_TRACE },
 		{ "record", required_argument, NULL, KEY_RECORD },
 		{ "prefault", no_argument, NULL, KEY_PREFAULT },
+		{ "fill", required_argument, NULL, KEY_FILL },
 		{ "backing", required_argument, NULL, KEY_BACKING },
 		{ "control", required_argument, NULL, KEY_CONTROL },
 		{ "help", no_argument, NULL, KEY_HELP },
@@ -231,7 +263,7 @@ static int restore_command(int argc, char **argv)
 	options = (struct restore_options){
 		.engine = a.engine, .state = a.state, .control = a.control, .backing = a.backing,
 		.engine_options = { .memory = a.memory, .trace = a.trace, .record = a.record,
-				    .prefault = a.prefault },
+				    .prefault = a.prefault, .fill = a.fill },
 	};
 	return restore(&options);
 }
@@ -241,7 +273,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} commands[] = { { "run", run }, { "snapshot", snapshot }, { "restore", restore_command } };
+	} commands[] = { { "run", run }, { "snapshot", snapshot }, { "stat", stat_command },
+			 { "restore", restore_command } };
 	const char *name = argc > 1 ? argv[1] : "";
 
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
@@ -249,5 +282,5 @@ int main(int argc, char **argv)
 			return commands[i].run(argc - 1, argv + 1);
 	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
 		return fputs(usage_text, stdout) < 0 || fflush(stdout) ? FAILED : OK;
-	return wrong(*name ? name : "no command", "run, snapshot and restore are known");
+	return wrong(*name ? name : "no command", "run, snapshot, stat and restore are known");
 }

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include "error.h"
 #include "monitor.h"
 #include "snapshot.h"
+#include "stat.h"
 #include "terminal.h"
 
 static int signal_fd = -1;
@@ -43,8 +45,19 @@ static enum next state_of(struct vm *vm)
 	return end;
 }
 
+static void tell(struct vm *vm, struct control_request *request)
+{
+	char *text = stat_text(vm);
+
+	if (text)
+		control_answer_text(request, text);
+	else
+		control_answer(request, "stat: no memory");
+	free(text);
+}
+
 /* A VM goes on when it could not be saved, and ends when it was: there must not be two. */
-static void serve(struct vm *vm, struct control_request *request)
+static void save(struct vm *vm, struct control_request *request)
 {
 	vm_pause(vm);
 	if (state_of(vm) != NEXT_RUN) {
@@ -56,6 +69,14 @@ static void serve(struct vm *vm, struct control_request *request)
 		control_answer(request, NULL);
 		vm_end(vm, NEXT_STOP);
 	}
+}
+
+static void serve(struct vm *vm, struct control_request *request)
+{
+	if (request->verb == CONTROL_STAT)
+		tell(vm, request);
+	else
+		save(vm, request);
 }
 
 static int wait_for_end(struct vm *vm, int control_fd)

@@ -107,14 +107,27 @@ static bool park(struct vcpu *vcpu)
 	return go_on;
 }
 
+static void count_exit(struct vcpu *vcpu)
+{
+	unsigned reason = vcpu->run->exit_reason;
+	_Atomic uint64_t *count = &vcpu->exits[reason < VM_EXITS ? reason : KVM_EXIT_UNKNOWN];
+
+	/* This thread alone writes. */
+	atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+}
+
 static enum next step(struct vcpu *vcpu)
 {
-	if (!ioctl(vcpu->fd, KVM_RUN, 0))
+	int failed = ioctl(vcpu->fd, KVM_RUN, 0);
+
+	if (failed && errno == EAGAIN)
+		return NEXT_RUN; /* it waits for another vCPU to start it */
+	count_exit(vcpu);
+	if (!failed)
 		return handle_exit(vcpu);
 	if (errno == EINTR)
 		return park(vcpu) ? NEXT_RUN : NEXT_STOP;
-	if (errno == EAGAIN)
-		return NEXT_RUN; /* it waits for another vCPU to start it */
 	if ((errno == EFAULT || errno == EHWPOISON) &&
 	    vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		return memory_fault(vcpu);

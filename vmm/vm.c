@@ -13,6 +13,7 @@
 #include "arch.h"
 #include "error.h"
 #include "memory.h"
+#include "stat.h"
 #include "vcpu.h"
 #include "vm.h"
 
@@ -113,8 +114,10 @@ int vm_create(struct vm *vm, const struct vm_options *options)
 
 int vm_start(struct vm *vm)
 {
-	int err = vcpus_start(vm);
+	int err;
 
+	vm->run_ns = stat_now();
+	err = vcpus_start(vm);
 	return err ? err : serial_start(vm->serial, STDIN_FILENO);
 }
 

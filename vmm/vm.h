@@ -16,11 +16,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "kvm_api.h"
 
 #define VCPUS_MAX 16
 #define REGIONS_MAX 4
+#define VM_EXITS 64 /* kvm_run.exit_reason that are counted */
 
 struct vm;
 
@@ -35,6 +37,7 @@ struct vcpu {
 	size_t run_size;
 	pthread_t thread;
 	bool started;
+	_Atomic uint64_t exits[VM_EXITS]; /* by reason; its thread counts, any reads */
 	void *arch; /* what the architecture keeps; may stay NULL */
 };
 
@@ -67,6 +70,15 @@ struct vm {
 	 */
 	enum next (*memory_fault)(struct vcpu *vcpu, void *arg);
 	void *memory_fault_arg;
+
+	/*
+	 * Writes what the pager has done as a JSON object, on main's thread; NULL: there
+	 * is none.  Set by an engine before vm_start().
+	 */
+	void (*pager_stat)(FILE *out, void *arg);
+	void *pager_stat_arg;
+
+	uint64_t run_ns;      /* CLOCK_MONOTONIC before the first KVM_RUN */
 
 	pthread_mutex_t lock; /* the next four */
 	pthread_cond_t changed;

@@ -106,8 +106,7 @@ static bool read_byte(struct guest *guest, char *byte, double deadline)
 	       read(guest->out, byte, 1) == 1;
 }
 
-/* Read a line without its end into guest->line. */
-static bool read_line(struct guest *guest, double deadline)
+bool read_line(struct guest *guest, double deadline)
 {
 	size_t used = 0;
 	char byte;

@@ -23,7 +23,7 @@
 struct guest {
 	pid_t pid;
 	int in, out;
-	char line[512]; /* the last one that it said */
+	char line[8192]; /* the last one that it said */
 	double started; /* now() before the VMM was */
 	double said;    /* now() when `line` was read */
 };
@@ -36,6 +36,9 @@ void start(struct guest *guest, char **words);
 
 /* Wait for the VMM's end: the status that it ended with; -1 when it had to be killed. */
 int finish(struct guest *guest);
+
+/* Have the next line, without its end, in guest->line.  False at the end, or after @deadline. */
+bool read_line(struct guest *guest, double deadline);
 
 /*
  * Wait for a line that begins with @begin; it is in guest->line.  False when it does not
