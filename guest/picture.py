@@ -3,7 +3,7 @@
 """Draws runs of restore.py as one SVG: guest memory by address against time.
 
 On top a bar for each way of restoring, below a panel for each run that has a timeline, all on one
-time axis. Text and colours are in STYLE, places and sizes in the constants below it. Every install
+time axis. draw_hosts() draws bars alone, for restores on emulated hosts. Text and colours are in STYLE, places and sizes in the constants below it. Every install
 is drawn; installs that fall on the same point of the picture are drawn once.
 """
 import html
@@ -158,23 +158,20 @@ def draw_axis(scale, top, bottom, labels):
     return out
 
 
-def draw_bars(chosen, scale):
-    """How long the user waits, by each way."""
-    bottom = BARS_TOP + BAR_STEP * len(chosen) - 12
-    out = draw_axis(scale, BARS_TOP - 16, bottom, False)
-    y = BARS_TOP
-    for way, title in WAYS:
-        run = chosen.get(way)
-        if not run:
-            continue
-        kind = "ours" if way in PANELS else "bar"
-        back, work = scale.x(run["restored_ms"]), scale.x(run["first_work_ms"])
+def draw_bars(bars, scale, top, unit):
+    """How long the user waits, by each way: (title, is it infill's, restore returned, first work)."""
+    bottom = top + BAR_STEP * len(bars) - 12
+    out = draw_axis(scale, top - 16, bottom, False)
+    y = top
+    for title, own, back, work in bars:
+        kind = "ours" if own else "bar"
+        back, end = scale.x(back), scale.x(work)
         out.append(f'<rect class="{kind}2" x="{LEFT}" y="{y}" width="{back - LEFT:.1f}" '
                    f'height="{BAR_HEIGHT}"/>')
-        out.append(f'<rect class="{kind}" x="{back:.1f}" y="{y}" width="{work - back:.1f}" '
+        out.append(f'<rect class="{kind}" x="{back:.1f}" y="{y}" width="{end - back:.1f}" '
                    f'height="{BAR_HEIGHT}"/>')
         out.append(text(LEFT, y - 4, title))
-        out.append(text(work + 6, y + 11, f"{run['first_work_ms']:.0f} ms", "head num"))
+        out.append(text(end + 6, y + 11, f"{work:.0f} {unit}", "head num"))
         y += BAR_STEP
     return out
 
@@ -245,7 +242,8 @@ def draw(runs, cache, memory):
     body = [text(LEFT, 34, "How long until a restored Linux guest does useful work", "title"),
             text(LEFT, 56, f"{memory >> 20} MiB guest, unmodified QEMU, {cache} page cache, the "
                  "median run of each. Pale: until the restore returned.", "soft")]
-    body += draw_bars(chosen, scale)
+    body += draw_bars([(title, way in PANELS, chosen[way]["restored_ms"], chosen[way]["first_work_ms"])
+                       for way, title in WAYS if way in chosen], scale, BARS_TOP, "ms")
     kinds = set()
     for way, title in WAYS:
         if way in PANELS and way in chosen:
@@ -258,11 +256,34 @@ def draw(runs, cache, memory):
                      "milliseconds since the command was started", "soft", "middle"))
     body += draw_legend(bottom + 72, kinds)
     height = bottom + 94
+    return document(body, height, "Guest memory by address against time, while a Linux guest is restored")
+
+
+def draw_hosts(hosts):
+    """Return the SVG of bars for each emulated host, {host: bars of draw_bars()}, on one axis."""
+    scale = Scale(max(work for bars in hosts.values() for _, _, _, work in bars) * 1.12)
+    body = [text(LEFT, 34, "How long until a Linux guest restored on KVM does useful work", "title"),
+            text(LEFT, 56, "Instructions of the emulated host, guest included. Pale: until the "
+                 "guest runs.", "soft")]
+    top = BARS_TOP + 30
+    for host, bars in hosts.items():
+        body.append(text(LEFT, top - 32, host, "head"))
+        body += draw_bars(bars, scale, top, "million")
+        top += BAR_STEP * len(bars) + PANEL_HEAD
+    bottom = top - PANEL_HEAD - 12
+    body += draw_axis(scale, bottom, bottom + 5, True)
+    body.append(text((WIDTH + LEFT - RIGHT) / 2, bottom + 40,
+                     "millions of instructions since the VMM was started", "soft", "middle"))
+    return document(body, bottom + 62, "How long each way of restoring a Linux guest takes")
+
+
+def document(body, height, title):
+    """The SVG around its content."""
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
         "<!-- SPDX-License-Identifier: MIT -->",
-        "<title>Guest memory by address against time, while a Linux guest is restored</title>",
+        f"<title>{title}</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{height}" rx="8"/>',
         *body, "</svg>", ""])
