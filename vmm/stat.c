@@ -88,17 +88,19 @@ static void write_values(FILE *out, int fd)
 	free(text);
 }
 
-/* OF is a VM's or a vCPU's fd. */
-static void write_kvm(FILE *out, int of)
+static void write_kvm(FILE *out, int fd)
 {
-	int fd = ioctl(of, KVM_GET_STATS_FD, NULL);
-
 	fprintf(out, "\"kvm\": {");
-	if (fd >= 0) {
+	if (fd >= 0)
 		write_values(out, fd);
-		close(fd);
-	}
 	fprintf(out, "}");
+}
+
+void stat_open(struct vm *vm)
+{
+	vm->stat_fd = ioctl(vm->fd, KVM_GET_STATS_FD, NULL);
+	for (unsigned i = 0; i < vm->vcpus; i++)
+		vm->vcpu[i].stat_fd = ioctl(vm->vcpu[i].fd, KVM_GET_STATS_FD, NULL);
 }
 
 /* ---- all of it ----------------------------------------------------------------------- */
@@ -118,7 +120,7 @@ static void write_vcpus(FILE *out, const struct vm *vm)
 		fprintf(out, "%s{", i ? ", " : "");
 		write_exits(out, &vm->vcpu[i]);
 		fprintf(out, ", ");
-		write_kvm(out, vm->vcpu[i].fd);
+		write_kvm(out, vm->vcpu[i].stat_fd);
 		fprintf(out, "}");
 	}
 	fprintf(out, "]");
@@ -136,7 +138,7 @@ char *stat_text(struct vm *vm)
 		(unsigned long long)vm->run_ns);
 	write_vcpus(out, vm);
 	fprintf(out, ", ");
-	write_kvm(out, vm->fd);
+	write_kvm(out, vm->stat_fd);
 	fprintf(out, ", \"pager\": ");
 	if (vm->pager_stat)
 		vm->pager_stat(out, vm->pager_stat_arg);

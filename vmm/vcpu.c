@@ -50,10 +50,12 @@ void vcpu_destroy(struct vcpu *vcpu)
 {
 	if (vcpu->run)
 		munmap(vcpu->run, vcpu->run_size);
+	if (vcpu->stat_fd >= 0)
+		close(vcpu->stat_fd);
 	if (vcpu->fd >= 0)
 		close(vcpu->fd);
 	vcpu->run = NULL;
-	vcpu->fd = -1;
+	vcpu->fd = vcpu->stat_fd = -1;
 }
 
 /* ---- exits -------------------------------------------------------------------- */

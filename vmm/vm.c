@@ -20,11 +20,11 @@
 static void reset(struct vm *vm)
 {
 	memset(vm, 0, sizeof(*vm));
-	vm->kvm = vm->fd = vm->end_fd = -1;
+	vm->kvm = vm->fd = vm->stat_fd = vm->end_fd = -1;
 	for (unsigned i = 0; i < REGIONS_MAX; i++)
 		vm->region[i].fd = -1;
 	for (unsigned i = 0; i < VCPUS_MAX; i++)
-		vm->vcpu[i].fd = -1;
+		vm->vcpu[i].fd = vm->vcpu[i].stat_fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->changed, NULL);
 }
@@ -116,6 +116,7 @@ int vm_start(struct vm *vm)
 {
 	int err;
 
+	stat_open(vm);
 	vm->run_ns = stat_now();
 	err = vcpus_start(vm);
 	return err ? err : serial_start(vm->serial, STDIN_FILENO);
@@ -157,6 +158,8 @@ void vm_destroy(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->vcpus; i++)
 		vcpu_destroy(&vm->vcpu[i]);
+	if (vm->stat_fd >= 0)
+		close(vm->stat_fd);
 	arch_vm_free(vm);
 	if (vm->fd >= 0)
 		close(vm->fd);

@@ -33,6 +33,7 @@ struct vcpu {
 	struct vm *vm;
 	unsigned index;
 	int fd;
+	int stat_fd; /* KVM's statistics; -1: none */
 	struct kvm_run *run;
 	size_t run_size;
 	pthread_t thread;
@@ -55,6 +56,7 @@ struct region {
 
 struct vm {
 	int kvm, fd;
+	int stat_fd; /* KVM's statistics; -1: none */
 	uint64_t memory_bytes;
 	enum memory_backing backing;
 	struct region region[REGIONS_MAX];

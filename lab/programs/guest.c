@@ -185,12 +185,14 @@ bool take_snapshot(struct guest *guest, const char *suffix)
 	return status == 0 && finish(guest) == 0;
 }
 
-bool boot(struct guest *guest, const char *cpus, const char *backing)
+bool boot(struct guest *guest, const char *cpus, const char *backing, const char *append)
 {
+	char line[128];
 	char *words[] = { VMM, "run", "--kernel", "/files/vmlinuz", "--initrd", "/files/initrd",
-			  "--append", "console=ttyS0 panic=-1", "--memory", "256M", "--cpus",
+			  "--append", line, "--memory", "256M", "--cpus",
 			  (char *)cpus, "--backing", (char *)backing, "--control", CONTROL, NULL };
 
+	snprintf(line, sizeof(line), "console=ttyS0 panic=-1 %s", append);
 	start(guest, words);
 	return expect(guest, "filled ");
 }

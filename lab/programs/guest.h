@@ -52,8 +52,11 @@ bool ask(struct guest *guest, const char *question, const char *begin);
 /* The same for an answer with a sum of data; false, too, when the guest's clock is wrong. */
 bool ask_sum(struct guest *guest, const char *question, const char *begin, uint64_t *sum);
 
-/* Boot with so many vCPUs and this backing, until the guest's store is filled. */
-bool boot(struct guest *guest, const char *cpus, const char *backing);
+/*
+ * Boot with so many vCPUs, this backing, and @append to the kernel's command line, until the
+ * guest's store is filled.
+ */
+bool boot(struct guest *guest, const char *cpus, const char *backing, const char *append);
 
 /* Save the guest, which ends it, to the files MEMORY and STATE with @suffix. */
 bool take_snapshot(struct guest *guest, const char *suffix);

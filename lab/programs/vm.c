@@ -118,7 +118,7 @@ static void test_all(const char *cpus, const char *backing, const char *runs)
 {
 	struct answers answers = { 0 };
 	struct guest guest;
-	bool good = boot(&guest, cpus, backing);
+	bool good = boot(&guest, cpus, backing, "");
 
 	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers.work) &&
 	       ask_sum(&guest, "check\n", "all ok ", &answers.all);
