@@ -13,6 +13,10 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "guest"))
+# pylint: disable=wrong-import-position
+from vm import Failure, die_with_parent
+
 CASE = "vm_perf"
 RUN = re.compile(r"run (\S+) started (\d+) run (\d+) work (\d+) again (\d+) checked (\d+)$")
 STAT = re.compile(r"stat (\S+) (work|checked) (\{.*\})$")
@@ -42,10 +46,6 @@ TARGETS = {
     "trace_prefault_faults_gone": (">=", 0.95),
     "guest_memfd_vs_memfd": ("<=", 1.1),
 }
-
-
-class Failure(Exception):
-    """Carries `what: why`."""
 
 
 def backing_of(way):
@@ -154,7 +154,8 @@ def measure(machine, rounds, ways, icount=True):
     command = [os.path.join(ROOT, "lab", "run"), *(["--icount"] if icount else []), "--output", output,
                machine, CASE, "--", "-r", str(rounds), "-w", ",".join(ways)]
     # Its progress line is for a person at stderr; its results are not.
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                          check=False, preexec_fn=die_with_parent)
     if done.returncode:
         sys.stderr.write(done.stdout)
         raise Failure(f"{machine}: the case {CASE} failed: what the guest said is in {os.path.relpath(output, ROOT)}")

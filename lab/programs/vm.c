@@ -89,6 +89,19 @@ static void test_restore(unsigned int i, const char *cpus, const struct answers 
 	ok(power_off(&guest), "%s CPUs: %s: power-off", cpus, restores[i].name);
 }
 
+/* It says what it has done while its vCPUs are in KVM_RUN, where an idle guest stays. */
+static bool says_stat(void)
+{
+	char *words[] = { VMM, "stat", "--control", CONTROL, NULL };
+	struct guest client;
+	bool good;
+
+	start(&client, words);
+	good = read_line(&client, now() + 30) && strstr(client.line, "\"pf_taken\": ") &&
+	       strstr(client.line, "\"demand_pages\": ");
+	return finish(&client) == 0 && good;
+}
+
 /* A guest that was restored, and is not all there yet, is saved as any other. */
 static void test_again(const char *cpus, const struct answers *expected)
 {
@@ -101,7 +114,9 @@ static void test_again(const char *cpus, const struct answers *expected)
 	bool good;
 
 	start(&guest, first);
-	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work) && take_snapshot(&guest, "2");
+	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);
+	ok(good && says_stat(), "%s CPUs: again: it says what it has done", cpus);
+	good = good && take_snapshot(&guest, "2");
 	if (!ok(good, "%s CPUs: again: snapshot of a restored guest", cpus))
 		return kill_guest(&guest);
 	start(&guest, second);

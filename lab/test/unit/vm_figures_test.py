@@ -105,8 +105,10 @@ USAGE = {
 
 def wrong_usage(words, why):
     """Refused with status 2 and its reason, before anything is started."""
+    # Without programs to start, so that what is not refused boots no machine here.
     done = subprocess.run([os.path.join(ROOT, words[0]), *words[1:]], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False, timeout=60)
+                          capture_output=True, text=True, check=False, timeout=60,
+                          env={**os.environ, "PATH": "/nowhere"})
     tap.equal(done.returncode, 2, "status")
     tap.true(why in done.stderr, done.stderr)
 
