@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Restores a real Linux guest on KVM in emulated hosts, its memory a memfd or a guest_memfd.
 
-usage: demo.py --kvm [--json FILE] [--svg FILE] [--machines LIST] [--runs N]
+usage: ./demo --kvm [--json FILE] [--svg FILE] [--machines LIST] [--runs N]
 
     --json FILE      write the figures of the table, of each run, and their ratios
     --svg FILE       draw how long each way of restoring takes
