@@ -103,11 +103,16 @@ def parse_arguments():
         parser.error(f"--cpus: {options.cpus}: not from 1 to 16")
     if options.svg and not {"untraced", "trace"} <= set(options.ways):
         parser.error("--svg: draws untraced and trace, which --ways leaves out")
+    check_folders(parser, options)
+    return options
+
+
+def check_folders(parser, options):
+    """What is written goes to a folder that is there."""
     for option in ("json", "svg"):
         path = getattr(options, option)
         if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             parser.error(f"--{option}: {path}: no such directory")
-    return options
 
 
 def choose_accel(wanted):
@@ -265,12 +270,11 @@ def on_term(*_):
     raise KeyboardInterrupt
 
 
-def main():
+def run(function, options):
     """Exit 0; 1 on failure, which is any wrong byte too; 130 when interrupted."""
-    options = parse_arguments()
     signal.signal(signal.SIGTERM, on_term)
     try:
-        demo(options)
+        function(options)
     except vm.Failure as failure:
         print(f"demo: {failure}", file=sys.stderr)
         return 1
@@ -284,4 +288,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(demo, parse_arguments()))

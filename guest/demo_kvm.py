@@ -17,7 +17,6 @@ bench/vm prints more of.
 import argparse
 import json
 import os
-import signal
 import sys
 
 sys.dont_write_bytecode = True
@@ -27,7 +26,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "bench")]
 import machine
 import picture
 import vm_figures
-from demo import cell, format_rows, on_term
+from demo import cell, check_folders, format_rows, run
 
 # What an emulated machine is called in the table.
 HOSTS = {"arm64-vhe": "arm64 (VHE)", "x86-npt": "x86-64 (AMD, nested paging)"}
@@ -77,10 +76,7 @@ def parse_arguments():
             parser.error(f"--machines: {name}: unknown, known are {', '.join(HOSTS)}")
     if not 1 <= options.runs <= 100:
         parser.error(f"--runs: {options.runs}: not from 1 to 100")
-    for option in ("json", "svg"):
-        path = getattr(options, option)
-        if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            parser.error(f"--{option}: {path}: no such directory")
+    check_folders(parser, options)
     return options
 
 
@@ -131,23 +127,9 @@ def demo(options):
 
 
 def main():
-    """Exit 0; 1 on failure, which is any wrong byte too; 130 when interrupted."""
+    """The exit status."""
     options = parse_arguments()
-    if options.parse:
-        return 0
-    signal.signal(signal.SIGTERM, on_term)
-    try:
-        demo(options)
-    except vm_figures.Failure as failure:
-        print(f"demo: {failure}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"demo: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return 0 if options.parse else run(demo, options)
 
 
 if __name__ == "__main__":

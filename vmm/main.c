@@ -178,17 +178,19 @@ static int run(int argc, char **argv)
 	return run_vm(&options, &boot, a.control);
 }
 
+/* Of the commands that ask a running VM; `stat` knows those from the third on. */
+static const struct option client_options[] = {
+	{ "memory", required_argument, NULL, KEY_MEMORY },
+	{ "state", required_argument, NULL, KEY_STATE },
+	{ "control", required_argument, NULL, KEY_CONTROL },
+	{ "help", no_argument, NULL, KEY_HELP },
+	{ 0 },
+};
+
 static int snapshot(int argc, char **argv)
 {
-	static const struct option known[] = {
-		{ "control", required_argument, NULL, KEY_CONTROL },
-		{ "memory", required_argument, NULL, KEY_MEMORY },
-		{ "state", required_argument, NULL, KEY_STATE },
-		{ "help", no_argument, NULL, KEY_HELP },
-		{ 0 },
-	};
 	struct arguments a = { 0 };
-	int ended = parse(argc, argv, known, &a);
+	int ended = parse(argc, argv, client_options, &a);
 
 	if (ended)
 		return ended - 1;
@@ -199,13 +201,8 @@ static int snapshot(int argc, char **argv)
 
 static int stat_command(int argc, char **argv)
 {
-	static const struct option known[] = {
-		{ "control", required_argument, NULL, KEY_CONTROL },
-		{ "help", no_argument, NULL, KEY_HELP },
-		{ 0 },
-	};
 	struct arguments a = { 0 };
-	int ended = parse(argc, argv, known, &a);
+	int ended = parse(argc, argv, client_options + 2, &a);
 
 	if (ended)
 		return ended - 1;
