@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "cut.h"
 #include "handshake.h"
 #include "memory.h"
 
@@ -33,17 +34,6 @@ static void check_regions(const struct infill_memory *memory)
 	}
 }
 
-/* Cut the message into pieces of LENGTH bytes. */
-static int scan(const char *text, size_t size, size_t length)
-{
-	struct handshake_scan s = { 0 };
-	int rc = -EAGAIN;
-
-	for (size_t at = 0; at < size && (rc == -EAGAIN || rc == 0); at += length)
-		rc = handshake_scan(&s, text + at, size - at < length ? size - at : length);
-	return rc;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const char *text = (const char *)data;
@@ -51,7 +41,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	enum infill_mark mark;
 	uint64_t vm;
 	int rc = handshake_parse(text, size, IMAGE, &memory);
-	int end = scan(text, size, 7);
+	int end = scan_cut(text, size, 7);
 
 	if ((rc == HANDSHAKE_VM) != (memory != NULL))
 		abort();

@@ -110,7 +110,7 @@ enum infill_backing {
 	INFILL_BACKING_SHMEM,    /* a memfd or tmpfs file */
 	INFILL_BACKING_HUGETLB,  /* hugetlbfs or MAP_HUGETLB */
 	INFILL_BACKING_GUEST_MEMFD, /* a guest_memfd, mapped at hva (GUEST_MEMFD_FLAG_MMAP):
-				       only for infill_session_start_vm() */
+				       only for infill_session_start_vm(), _connect_vm() */
 };
 
 struct infill_region {
@@ -122,14 +122,14 @@ struct infill_region {
 	uint64_t page_size; /* granule of the mapping: 4096 (default) or 2 MiB */
 	uint32_t backing;   /* enum infill_backing */
 	uint32_t reserved;
-	/* The memslot; for infill_session_start_vm(), else 0. */
+	/* The memslot; for infill_session_start_vm() and _connect_vm(), else 0. */
 	uint32_t slot;               /* its number; address space in bits 16 to 31 */
 	uint32_t slot_flags;         /* its KVM_MEM_*, but for KVM_MEM_USERFAULT */
 	uint64_t guest_memfd_offset; /* with KVM_MEM_GUEST_MEMFD: where it begins there */
 	int32_t guest_memfd;         /* ... and the file; the caller's */
 	uint32_t reserved_slot;
 	uint64_t fill_hva; /* guest_memfd: another mapping of it, where content is
-			      written; 0: hva */
+			      written (but for _connect_vm()); 0: hva */
 };
 
 #define INFILL_MEMORY_REGIONS_MAX 64
@@ -318,7 +318,35 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
 			    const struct infill_session_options *options);
 
 /*
- * Of a session of infill_session_start_vm(): have LENGTH bytes from GPA on in
+ * The same with a pager in another process, which listens at PATH (`infill
+ * serve`): it has the image, trace and all that options say of filling, and its
+ * workers may die.  The bitmaps are in a memfd that both share; the pager gets
+ * the guest_memfds (their memory is charged to its control group) and the
+ * userfaultfd of other memory.  infill_vcpu_exit() and infill_session_fill() ask
+ * it and wait; up to 191 of VCPUS vCPUs do so without sharing a connection.
+ * Returns when the pager serves the VM, or has refused it.  A thread of the
+ * library hears what the pager says and calls options->event, of which
+ * RESIDENT and ERROR come.
+ *
+ * When the pager is gone, supervisor and all, before nothing is missing, the
+ * session fails with -ECONNRESET.  Then, or when the pager has told of another
+ * error, every call for a missing page returns that error, and memory that has
+ * a userfaultfd is poisoned where it is missing (Linux 6.6), so that nobody
+ * waits in KVM for ever.
+ *
+ * PATH is used here only, MEMORY is copied.  OPTIONS may have event and flags.
+ * infill_session_state_fd() says nothing about this VM.
+ *
+ * As infill_session_start_vm(), and -ECONNREFUSED, -ENOENT: no pager listens;
+ * -ETIMEDOUT: it does not answer; -EPROTO and others: it refuses the VM, and
+ * infill_error() has its reason; -EINVAL: an option that is the pager's.
+ */
+int infill_session_connect_vm(struct infill_session **session, const char *path, int vm_fd,
+			      const struct infill_memory *memory, unsigned vcpus,
+			      const struct infill_session_options *options);
+
+/*
+ * Of a session of infill_session_start_vm() or _connect_vm(): have LENGTH bytes from GPA on in
  * memory before this returns.  Any thread.  -EFAULT: not all of it is in the
  * session's memslots; -EHWPOISON: a page cannot be read; the session's error.
  */
@@ -448,7 +476,7 @@ struct infill_vcpu;
 struct kvm_run;
 
 /*
- * A vCPU of the VM that SESSION serves (infill_session_start_vm()).  VCPU_FD is
+ * A vCPU of the VM that SESSION serves (infill_session_start_vm(), _connect_vm()).  VCPU_FD is
  * KVM's and must stay open until infill_vcpu_free().  Any thread; what follows
  * is called by the thread that runs the vCPU.
  */
@@ -462,7 +490,10 @@ int infill_vcpu_new(struct infill_vcpu **vcpu, struct infill_session *session, i
  *   1           RUN is no exit of KVM Userfault: it is the caller's
  *   -EHWPOISON  the page cannot be read, and never will: have the guest take a
  *               memory error, or stop the vCPU
- *   -errno      the session cannot go on (-ESTALE: the image has changed, ...)
+ *   -EINTR      a signal came while another process's pager was waited for, or
+ *               run->immediate_exit is set: call KVM_RUN, which exits again
+ *   -errno      the session cannot go on (-ESTALE: the image has changed,
+ *               -ECONNRESET: the pager is gone, ...)
  */
 int infill_vcpu_exit(struct infill_vcpu *vcpu, const struct kvm_run *run);
 
@@ -476,7 +507,7 @@ int infill_vcpu_prefault(struct infill_vcpu *vcpu, uint64_t bytes);
 /* Before infill_session_stop().  NULL is ignored. */
 void infill_vcpu_free(struct infill_vcpu *vcpu);
 
-/* ---- server: a pager for VMMs that speak Firecracker's protocol ---------- */
+/* ---- server: a pager for VMMs, by Firecracker's protocol or KVM Userfault's */
 
 enum infill_on_error {
 	INFILL_ON_ERROR_KILL = 0, /* SIGKILL the VMM: no guest hangs or reads zeros */

@@ -14,7 +14,7 @@
 #include "err.h"
 #include "memfd.h"
 
-#define FDS_ROOM 8     /* that one recvmsg(2) can take; the kernel closes more */
+#define FDS_ROOM WIRE_FDS_MAX /* that one recvmsg(2) can take; the kernel closes more */
 #define BYTES_FIRST 4096
 #define REST_MS 100    /* until accept(2) is tried again */
 #define ROOM_MS 100    /* that a client has before it may have to make room */
@@ -43,16 +43,38 @@ void client_close(struct client *client)
 {
 	fd_close(&client->sock);
 	fd_close(&client->fd);
+	for (unsigned i = 0; i < client->count; i++)
+		fd_close(&client->all[i]);
+	free(client->all);
 	free(client->bytes);
 	*client = (struct client){ .sock = -1, .fd = -1 };
 }
 
 /* ---- receiving ---------------------------------------------------------------- */
 
+/*
+ * Keep an fd of a binary message.  The lowest free number is given, so a large
+ * one means that as many are open; the worker opens more for a VM.  False: it
+ * is one too many.
+ */
+static bool keep_fd(const struct server *server, struct client *c, int fd)
+{
+	if (!c->all)
+		c->all = malloc(WIRE_FDS_MAX * sizeof(int));
+	if (c->all && c->count < WIRE_FDS_MAX && fd < server->files_max) {
+		c->all[c->count++] = fd;
+		return true;
+	}
+	c->too_many = true;
+	return false;
+}
+
 /* Keep the first fd, but a userfaultfd rather than anything else. */
-static void take_fd(struct client *c, int fd)
+static void take_fd(const struct server *server, struct client *c, int fd)
 {
 	c->fds++;
+	if (c->binary && keep_fd(server, c, fd))
+		return;
 	if (c->fd >= 0 && (vm_is_userfaultfd(c->fd) || !vm_is_userfaultfd(fd))) {
 		close(fd);
 		return;
@@ -61,7 +83,7 @@ static void take_fd(struct client *c, int fd)
 	c->fd = fd;
 }
 
-static void take_fds(struct client *c, struct msghdr *message)
+static void take_fds(const struct server *server, struct client *c, struct msghdr *message)
 {
 	for (struct cmsghdr *m = CMSG_FIRSTHDR(message); m; m = CMSG_NXTHDR(message, m)) {
 		size_t count = (m->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -72,15 +94,17 @@ static void take_fds(struct client *c, struct msghdr *message)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(m) + i * sizeof(int), sizeof(int));
-			take_fd(c, fd);
+			take_fd(server, c, fd);
 		}
 	}
-	if (message->msg_flags & MSG_CTRUNC)
+	if (message->msg_flags & MSG_CTRUNC) {
 		c->fds++; /* the kernel closed what had no room: more than one at any rate */
+		c->too_many = true;
+	}
 }
 
 /* One recvmsg(2) that does not wait.  Bytes read, 0 at the end, -errno. */
-static ssize_t receive(struct client *c, void *to, size_t size)
+static ssize_t receive(const struct server *server, struct client *c, void *to, size_t size)
 {
 	union {
 		char space[CMSG_SPACE(FDS_ROOM * sizeof(int))];
@@ -96,7 +120,9 @@ static ssize_t receive(struct client *c, void *to, size_t size)
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	take_fds(c, &message);
+	if (!c->length && n > 0)
+		c->binary = *(const uint8_t *)to == WIRE_FIRST;
+	take_fds(server, c, &message);
 	return n;
 }
 
@@ -117,24 +143,61 @@ static int make_room(struct client *c)
 
 /* ---- handing on ------------------------------------------------------------------ */
 
+/* The userfaultfd among all fds, which it then is not any more; -1: there is none. */
+static int take_userfaultfd(struct client *c)
+{
+	if (vm_is_userfaultfd(c->fd)) { /* one too many, and kept all the same */
+		int fd = c->fd;
+
+		c->fd = -1;
+		return fd;
+	}
+	for (unsigned i = c->count; i--;) {
+		int fd = c->all[i];
+
+		if (!vm_is_userfaultfd(fd))
+			continue;
+		memmove(&c->all[i], &c->all[i + 1], (--c->count - i) * sizeof(int));
+		return fd;
+	}
+	return -1;
+}
+
 /* Turn the client into a VM with the reason WHY it is only kept (NULL: it is served). */
 static void become_vm(struct clients *clients, struct client *c, const char *why)
 {
 	struct vm vm = VM_NONE;
 
 	vm.sock = c->sock;
-	vm.uffd = c->fd;
-	vm.shared = c->shared;
+	vm.uffd = c->binary ? take_userfaultfd(c) : c->fd;
+	vm.binary = c->binary;
+	vm.fd = c->all;
+	vm.count = c->count;
+	vm.shared = c->shared && !c->binary;
 	vm.failed = why ? strdup(why) : NULL;
 	vm_identify(&vm);
-	vm.json = c->bytes;
+	vm.hello = c->bytes;
 	vm.length = c->length;
-	c->sock = c->fd = -1;
+	c->sock = -1;
+	c->fd = c->binary ? c->fd : -1;
 	c->bytes = NULL;
+	c->all = NULL;
+	c->count = 0;
 	client_close(c);
-	if (why)
+	if (why) {
 		fd_close(&vm.sock);
+		vm_close_given(&vm);
+	}
 	clients->on_vm(clients->arg, &vm);
+}
+
+static bool has_userfaultfd(const struct client *c)
+{
+	bool found = vm_is_userfaultfd(c->fd);
+
+	for (unsigned i = 0; i < c->count; i++)
+		found |= vm_is_userfaultfd(c->all[i]);
+	return found;
 }
 
 static void refuse(struct clients *clients, struct client *c, const char *why)
@@ -143,11 +206,11 @@ static void refuse(struct clients *clients, struct client *c, const char *why)
 
 	snprintf(text, sizeof(text), "%s", why); /* WHY may be err_text(), which changes */
 	shutdown(c->sock, SHUT_RD);
-	while (receive(c, rest, sizeof(rest)) > 0)
+	while (receive(clients->server, c, rest, sizeof(rest)) > 0)
 		;
 	server_log(clients->server, LOG_WARNING, "a client was refused: %s", text);
-	vm_tell(c->sock, text);
-	if (vm_is_userfaultfd(c->fd))
+	vm_tell(c->sock, c->binary, text);
+	if (has_userfaultfd(c))
 		become_vm(clients, c, text);
 	else
 		client_close(c);
@@ -167,7 +230,12 @@ static void hand_on_vm(struct clients *clients, struct client *c)
 
 static void hand_on(struct clients *clients, struct client *c)
 {
-	if (c->scan.first == '[') {
+	if (c->binary && c->too_many) {
+		refuse(clients, c, "hello: more file descriptors than a hello may have, or than this "
+		       "pager may open: raise its RLIMIT_NOFILE");
+	} else if (c->binary) {
+		become_vm(clients, c, NULL);
+	} else if (c->scan.first == '[') {
 		hand_on_vm(clients, c);
 	} else if (c->fds) {
 		refuse(clients, c, "handshake: is an object with a file descriptor: must be an array "
@@ -186,7 +254,7 @@ static void read_client(struct clients *clients, struct client *c)
 	ssize_t n = make_room(c);
 
 	if (!n)
-		n = receive(c, c->bytes + c->length, c->size - c->length);
+		n = receive(clients->server, c, c->bytes + c->length, c->size - c->length);
 	if (n == -EAGAIN)
 		return;
 	if (n == 0 && !c->length && !c->fds) {

@@ -6,7 +6,7 @@
  * brackets and quotes, and not by asking the worker after each piece: a worker
  * that is just dead then costs a slow client nothing, and no message has to be
  * sent twice.  Nothing is parsed: hostile bytes meet a few lines of code in
- * the process that must not fall.
+ * the process that must not fall.  (A binary message says how long it is.)
  *
  * A client that is refused may have sent its userfaultfd all the same, unseen.
  * So the receiving side is shut down first (the client's next send fails) and
@@ -40,6 +40,10 @@ struct client {
 	bool shared;    /* it has the cache */
 	int fd;         /* the first that came, a userfaultfd preferred; -1 */
 	unsigned fds;   /* how many came */
+	bool binary;    /* its message is wire.h's: all fds are kept */
+	bool too_many;  /* more than there may be */
+	int *all;       /* WIRE_FDS_MAX places */
+	unsigned count;
 	struct handshake_scan scan;
 	char *bytes;
 	size_t length, size;

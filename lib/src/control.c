@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "connect.h"
 #include "control.h"
 #include "err.h"
 #include "handshake.h"
@@ -206,7 +207,7 @@ static void answer_begin(struct control *control, uint64_t id, int sock, char *t
 	free(text);
 	if (length < 0) {
 		free(a);
-		vm_tell(sock, "no memory for the answer: retry");
+		vm_tell(sock, false, "no memory for the answer: retry");
 		close(sock);
 		control->answered(control->arg, id, false);
 		return;
@@ -224,7 +225,7 @@ static void answer_begin(struct control *control, uint64_t id, int sock, char *t
 
 static void answer_refuse(struct control *control, uint64_t id, int sock, const char *why)
 {
-	vm_tell(sock, why);
+	vm_tell(sock, false, why);
 	close(sock);
 	control->answered(control->arg, id, false);
 }
@@ -442,7 +443,7 @@ static int check_answer(const char *path, bool hdr, char **text, size_t length)
 
 static int ask_once(const char *path, const char *ask, bool hdr, uint64_t deadline, char **text)
 {
-	int sock = handshake_connect(path, deadline);
+	int sock = pager_connect(path, deadline);
 	ssize_t n;
 
 	if (sock < 0)

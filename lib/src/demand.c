@@ -10,6 +10,7 @@
 
 #include "ahead.h"
 #include "cache.h"
+#include "channel.h"
 #include "demand.h"
 #include "err.h"
 #include "fill.h"
@@ -21,19 +22,18 @@
 #define READS_MAX 64            /* demand chunks under way; more faults wait */
 #define COLD_BYTES (1u << 20)   /* read, without being installed, once faults come back to it */
 
-static int add_waiting(struct infill_session *s, uint64_t page, uint64_t since, bool minor)
+static int add_waiting(struct infill_session *s, const struct waiting *w)
 {
 	if (s->waiting_count == s->waiting_size) {
 		unsigned size = s->waiting_size ? 2 * s->waiting_size : PAGEMAP_EVENTS;
-		struct waiting *w = realloc(s->waiting, size * sizeof(*w));
+		struct waiting *all = realloc(s->waiting, size * sizeof(*all));
 
-		if (!w)
+		if (!all)
 			return err_set(-ENOMEM, "memory: no room for a fault");
-		s->waiting = w;
+		s->waiting = all;
 		s->waiting_size = size;
 	}
-	s->waiting[s->waiting_count++] =
-		(struct waiting){ .page = page, .since = since, .minor = minor };
+	s->waiting[s->waiting_count++] = *w;
 	return 0;
 }
 
@@ -41,6 +41,8 @@ void demand_settled(struct infill_session *s, uint64_t page, uint64_t count)
 {
 	uint64_t now = 0;
 
+	if (s->channels)
+		channels_settled(s, page, count);
 	for (unsigned i = 0; i < s->waiting_count;) {
 		struct waiting *w = &s->waiting[i];
 
@@ -66,13 +68,20 @@ static uint64_t stream_window(struct infill_session *s, uint64_t page)
 	return s->recording ? 1 : streams_window(&s->streams, page, STREAM_WINDOW_MAX);
 }
 
-/* The run to install for a fault at PAGE: what is missing of the stream's window. */
-static uint64_t run_for(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+/*
+ * The run to install for a fault: what is missing of the stream's window.  A
+ * vCPU that exits has come a long way: it gets the rest of its run of the trace.
+ */
+static uint64_t run_for(struct infill_session *s, const struct pagemap_region *r,
+			const struct waiting *w)
 {
-	uint64_t want = r->page_size == SMALL_PAGE ? stream_window(s, page) : 1;
-	uint64_t room = r->first + r->pages - page;
+	bool small = r->page_size == SMALL_PAGE;
+	uint64_t want = small ? stream_window(s, w->page) : 1;
+	uint64_t trace = small && w->exit && !s->recording ? session_trace_window(s, r, w->page) : 1;
+	uint64_t room = r->first + r->pages - w->page;
 
-	return pagemap_run(&s->pm, page, want < room ? want : room, PAGE_MISSING);
+	want = want > trace ? want : trace;
+	return pagemap_run(&s->pm, w->page, want < room ? want : room, PAGE_MISSING);
 }
 
 /* A chunk that is read for another fault and brings PAGE as well, or NULL. */
@@ -166,7 +175,7 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 
 static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
-	uint64_t page = w->page, count = run_for(s, r, page), done;
+	uint64_t page = w->page, count = run_for(s, r, w), done;
 	char *hot = pool_buffer(s->thread, count * r->page_size);
 	int err;
 
@@ -202,6 +211,10 @@ static int serve_one(struct infill_session *s, struct waiting *w)
 
 	switch (pagemap_get(&s->pm, w->page)) {
 	case PAGE_PRESENT:
+		if (w->exit) { /* never dropped: its bit was set */
+			demand_settled(s, w->page, 1);
+			return 0;
+		}
 		if (w->minor)
 			return fill_again(s, r, w->page);
 		return fill_zero(s, r, w->page);
@@ -268,15 +281,35 @@ static void apply_removes(struct infill_session *s)
 	}
 }
 
-static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64_t now)
+/* A fault that is to be served: W says whose. */
+static void await(struct infill_session *s, const struct pagemap_region *r, const struct waiting *w)
 {
-	bool minor = m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
-	const struct pagemap_region *r;
-	uint64_t page;
 	int err;
 
+	if (s->recording && pagemap_get(&s->pm, w->page) == PAGE_MISSING)
+		session_record(s, r, w->page, w->since);
+	err = add_waiting(s, w);
+	if (err)
+		session_fail(s, err);
+}
+
+void demand_exit(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	const struct waiting w = { .page = page, .since = stats_now(), .exit = true };
+
 	stats_add(&s->pm.stats->faults, 1);
-	r = pagemap_find(&s->pm, m->arg.pagefault.address, &page);
+	s->demand_ns = w.since;
+	await(s, r, &w);
+}
+
+static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64_t now)
+{
+	struct waiting w = { .since = now,
+			     .minor = m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR };
+	const struct pagemap_region *r;
+
+	stats_add(&s->pm.stats->faults, 1);
+	r = pagemap_find(&s->pm, m->arg.pagefault.address, &w.page);
 	if (!r) {
 		session_fail(s, err_set(-EFAULT,
 					"userfaultfd: a fault at 0x%llx, which is in none of the "
@@ -284,11 +317,7 @@ static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64
 					(unsigned long long)m->arg.pagefault.address));
 		return;
 	}
-	if (s->recording && pagemap_get(&s->pm, page) == PAGE_MISSING)
-		session_record(s, r, page, now);
-	err = add_waiting(s, page, now, minor);
-	if (err)
-		session_fail(s, err);
+	await(s, r, &w);
 }
 
 static void add_faults(struct infill_session *s)

@@ -11,6 +11,9 @@
 /* Read a batch of events and serve it.  False: it cannot be read, never again. */
 bool demand_events(struct infill_session *s);
 
+/* A vCPU asks for PAGE, which is missing: channel.h.  demand_serve() serves it. */
+void demand_exit(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
+
 /* Apply what an earlier process read and did not apply, and let everybody fault again. */
 void demand_resume(struct infill_session *s);
 

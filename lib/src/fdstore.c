@@ -5,7 +5,9 @@
  * A VM's files go to the service manager in one datagram with one name,
  * "infill.ID": all of them or none are kept.  What each file is can be seen
  * from the file itself.  A barrier makes sure that the manager has them before
- * the session begins.  When this process died the manager starts it again and
+ * the session begins.  What a VM with KVM Userfault sent beside (wire.h) has an
+ * order that matters, so each of these has a name of its own, "infill.ID.NUMBER",
+ * and is sent first.  When this process died the manager starts it again and
  * passes the files back.  "infill.cache" and "infill.socket" are the cache's
  * two memfds and the listening socket.
  *
@@ -80,11 +82,21 @@ static int take_passed(const char *name)
 	return -1;
 }
 
+/*
+ * What nobody took is of no name that is known here, or a part of a VM that
+ * this process's predecessor died over: a VM of that number may come again.
+ */
+static void drop(int i)
+{
+	close(SD_LISTEN_FDS_START + i);
+	sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", passed.name[i]);
+}
+
 static void free_passed(void)
 {
 	for (int i = 0; i < passed.count; i++) {
 		if (passed.name[i])
-			close(SD_LISTEN_FDS_START + i); /* of no name that is known here */
+			drop(i);
 		free(passed.name[i]);
 	}
 	free(passed.name);
@@ -113,13 +125,18 @@ int fdstore_listener(void)
 
 /* ---- keeping ------------------------------------------------------------------------- */
 
-static int push(const char *name, const int *fds, unsigned count)
+static int send_fds(const char *name, const int *fds, unsigned count)
 {
 	char text[128];
-	int rc;
 
 	snprintf(text, sizeof(text), "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
-	rc = sd_pid_notify_with_fds(0, 0, text, fds, count);
+	return sd_pid_notify_with_fds(0, 0, text, fds, count);
+}
+
+static int push(const char *name, const int *fds, unsigned count)
+{
+	int rc = send_fds(name, fds, count);
+
 	if (rc > 0)
 		rc = sd_notify_barrier(0, BARRIER_US);
 	return rc < 0 ? rc : 0;
@@ -159,17 +176,23 @@ static int make_card(const struct vm *vm)
 {
 	int fd = memfd_make(NAME_CARD, 0);
 
-	if (fd >= 0 && pwrite(fd, vm->json, vm->length, 0) != (ssize_t)vm->length)
+	if (fd >= 0 && pwrite(fd, vm->hello, vm->length, 0) != (ssize_t)vm->length)
 		fd_close(&fd);
 	return fd;
 }
 
 static void push_vm(struct store *s, const struct vm *vm)
 {
-	int fds[5] = { vm->uffd, vm->state }, card = make_card(vm), rc;
-	unsigned count = 2;
-	char name[32];
+	int fds[5] = { vm->state }, card = make_card(vm), rc = 0;
+	unsigned count = 1;
+	char name[48];
 
+	for (unsigned i = 0; i < vm->count && rc >= 0; i++) {
+		snprintf(name, sizeof(name), "infill.%" PRIu64 ".%u", vm->id, i);
+		rc = send_fds(name, &vm->fd[i], 1);
+	}
+	if (vm->uffd >= 0)
+		fds[count++] = vm->uffd;
 	if (vm->sock >= 0)
 		fds[count++] = vm->sock;
 	if (vm->pidfd >= 0)
@@ -177,7 +200,7 @@ static void push_vm(struct store *s, const struct vm *vm)
 	if (card >= 0)
 		fds[count++] = card;
 	snprintf(name, sizeof(name), "infill.%" PRIu64, vm->id);
-	rc = push(name, fds, count);
+	rc = rc < 0 ? rc : push(name, fds, count);
 	if (rc)
 		server_log(s->server, LOG_ERR, "VM %" PRIu64 " (pid %d): the service manager keeps no "
 			   "fds for it: %s: it is served, but not beyond this process's death", vm->id,
@@ -185,8 +208,11 @@ static void push_vm(struct store *s, const struct vm *vm)
 	fd_close(&card);
 }
 
-static void remove_vm(uint64_t id)
+/* GIVEN: how many files have a number. */
+static void remove_vm(uint64_t id, unsigned given)
 {
+	for (unsigned i = 0; i < given; i++)
+		sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=infill.%" PRIu64 ".%u", id, i);
 	sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=infill.%" PRIu64, id);
 }
 
@@ -209,14 +235,32 @@ static void read_card(struct vm *vm, int fd)
 {
 	struct stat st;
 
-	if (vm->json || fstat(fd, &st) || st.st_size > HANDSHAKE_MAX)
+	if (vm->hello || fstat(fd, &st) || st.st_size > HANDSHAKE_MAX)
 		return;
-	vm->json = malloc((size_t)st.st_size + 1);
-	if (!vm->json)
+	vm->hello = malloc((size_t)st.st_size + 1);
+	if (!vm->hello)
 		return;
 	vm->length = (size_t)st.st_size;
-	if (pread(fd, vm->json, vm->length, 0) != st.st_size)
+	if (pread(fd, vm->hello, vm->length, 0) != st.st_size)
 		vm->length = 0;
+	vm->binary = vm->length && (uint8_t)vm->hello[0] == WIRE_FIRST;
+}
+
+/* The files that have a number. */
+static void take_back_given(struct vm *vm)
+{
+	char name[48];
+	int fd;
+
+	vm->fd = calloc(WIRE_FDS_MAX, sizeof(int));
+	if (!vm->fd)
+		abort(); /* as in vmset_take() */
+	for (; vm->count < WIRE_FDS_MAX; vm->fd[vm->count++] = fd) {
+		snprintf(name, sizeof(name), "infill.%" PRIu64 ".%u", vm->id, vm->count);
+		fd = take_passed(name);
+		if (fd < 0)
+			break;
+	}
 }
 
 /* Put FD where it belongs in VM. */
@@ -253,9 +297,12 @@ static void take_back_vm(struct store *s, uint64_t id)
 	snprintf(name, sizeof(name), "infill.%" PRIu64, id);
 	while ((fd = take_passed(name)) >= 0)
 		sort_fd(&vm, fd);
-	if (vm.uffd < 0) {
+	take_back_given(&vm);
+	if (vm.uffd < 0 && !vm.binary) {
+		unsigned given = vm.count;
+
 		vm_close(&vm);
-		remove_vm(id);
+		remove_vm(id, given);
 		return;
 	}
 	if (vm.sock >= 0) {
@@ -270,7 +317,7 @@ static void take_back_vm(struct store *s, uint64_t id)
 		}
 	}
 	vm.accepted = vm.state >= 0 && !fstat(vm.state, &st) && st.st_size;
-	if (vm.state < 0 || !vm.json)
+	if (vm.state < 0 || !vm.hello)
 		vm.failed = strdup("the service manager has lost its files");
 	vmset_take(&s->set, &vm);
 }
@@ -316,7 +363,7 @@ static unsigned count_kept(const struct store *s)
 
 static void refuse(struct vm *vm, const char *why)
 {
-	vm_tell(vm->sock, why);
+	vm_tell(vm->sock, vm->binary, why);
 	fd_close(&vm->sock);
 	vm->failed = strdup(why);
 }
@@ -331,6 +378,10 @@ static void on_vm(void *arg, struct vm *vm)
 		refuse(vm, "the pager has no memory or no file descriptor left");
 	if (!vm->failed && s->set.count - count_kept(s) >= s->server->options.max_vms)
 		refuse(vm, "this pager serves as many VMs as its limit (max_vms) allows");
+	if (vm->failed && vm->binary && vm->uffd < 0) {
+		vm_close(vm); /* nothing has to be kept: its bits stay set */
+		return;
+	}
 	if (vm->state >= 0)
 		push_vm(s, vm);
 	vmset_take(&s->set, vm);
@@ -362,12 +413,12 @@ static void report_failed(void *arg, uint64_t id, const char *why)
 	(void)why;
 }
 
-static void report_ended(void *arg, uint64_t id)
+static void report_ended(void *arg, uint64_t id, unsigned given)
 {
 	struct store *s = arg;
 
 	s->ended_one = true;
-	remove_vm(id);
+	remove_vm(id, given);
 }
 
 static void report_answering(void *arg, uint64_t id)

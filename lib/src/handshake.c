@@ -16,9 +16,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "connect.h"
 #include "err.h"
 #include "handshake.h"
 #include "loop.h"
@@ -51,8 +51,26 @@ static int scan_string(struct handshake_scan *s, char c)
 	return 0;
 }
 
+/* The first byte says which kind of message it is. */
+static bool is_binary(struct handshake_scan *s, char c)
+{
+	if (!s->length && (unsigned char)c == WIRE_FIRST)
+		s->first = c;
+	return (unsigned char)s->first == WIRE_FIRST;
+}
+
+static int scan_binary(struct handshake_scan *s, char c)
+{
+	int rc = wire_scan(s->head, s->length, (uint8_t)c);
+
+	s->whole = !rc;
+	return rc == -EAGAIN ? 0 : rc;
+}
+
 static int scan_byte(struct handshake_scan *s, char c)
 {
+	if (is_binary(s, c))
+		return scan_binary(s, c);
 	if ((unsigned char)c < ' ' && !is_space(c))
 		return err_set(-EPROTO, "handshake: byte %zu is a control character", s->length);
 	if (s->string)
@@ -391,48 +409,10 @@ static int set_timeouts(int sock, unsigned ms)
 	return 0;
 }
 
-/* connect(2) of a Unix socket waits only while the backlog is full. */
-static int connect_until(int sock, const struct sockaddr_un *to, uint64_t deadline)
-{
-	while (connect(sock, (const struct sockaddr *)to, sizeof(*to))) {
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN)
-			return -errno;
-		if (loop_now() >= deadline)
-			return -ETIMEDOUT;
-		usleep(5000);
-	}
-	return 0;
-}
-
-int handshake_connect(const char *path, uint64_t deadline)
-{
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	int sock, rc;
-
-	if (!path || !*path)
-		return err_set(-EINVAL, "socket: no path is given");
-	if (strlen(path) >= sizeof(to.sun_path))
-		return err_set(-ENAMETOOLONG, "%s: a socket's path is at most %zu bytes long", path,
-			       sizeof(to.sun_path) - 1);
-	strcpy(to.sun_path, path);
-	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock < 0)
-		return err_set(-errno, "%s: cannot make a socket: %m", path);
-	rc = connect_until(sock, &to, deadline);
-	if (!rc)
-		return sock;
-	close(sock);
-	if (rc == -ECONNREFUSED)
-		return err_set(rc, "%s: no pager listens there: start `infill serve`", path);
-	return err_set(rc, "%s: cannot connect: %m", path);
-}
-
 /* Connect with blocking reads and writes that end after CLIENT_MS. */
 static int connect_blocking(const char *path)
 {
-	int sock = handshake_connect(path, loop_now() + CLIENT_MS * LOOP_MS);
+	int sock = pager_connect(path, loop_now() + CLIENT_MS * LOOP_MS);
 	int off = 0, rc;
 
 	if (sock < 0)

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "infill.h"
+#include "wire.h"
 
 #define HANDSHAKE_MAX 65536 /* bytes of JSON */
 #define HANDSHAKE_DEPTH 8   /* nested arrays and objects */
@@ -26,13 +27,15 @@ enum handshake_kind {
 
 /*
  * Where a message ends: quotes and brackets are counted, nothing is
- * understood.  All zero at the start.
+ * understood; or it is a binary one, which says how long it is: wire.h.  All
+ * zero at the start.
  */
 struct handshake_scan {
 	size_t length; /* bytes seen */
-	char first;    /* '[' or '{', 0: only white space so far */
+	char first;    /* '[', '{' or WIRE_FIRST, 0: only white space so far */
 	bool string, escape, whole;
 	unsigned depth;
+	uint8_t head[WIRE_HEAD]; /* of a binary message */
 };
 
 /*
@@ -66,8 +69,5 @@ const char *handshake_mark_name(enum infill_mark mark);
  * length, or -ENOSPC.
  */
 int handshake_write(char *buffer, size_t size, const struct infill_memory *memory);
-
-/* Connect to PATH, waiting until DEADLINE (CLOCK_MONOTONIC ns; UINT64_MAX: none). An fd or -errno. */
-int handshake_connect(const char *path, uint64_t deadline);
 
 #endif

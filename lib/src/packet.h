@@ -33,8 +33,14 @@ enum packet_type {
 #define PACKET_SHARED (1u << 2)   /* TAKE: vm->shared; ANSWERED: the client got the cache */
 #define PACKET_SERVED (1u << 3)   /* TAKE: vm->accepted */
 #define PACKET_HOPELESS (1u << 4) /* TAKE: vm->failed: text is that */
+#define PACKET_UFFD (1u << 5)     /* TAKE: there is a userfaultfd */
+#define PACKET_STATE (1u << 6)    /* TAKE: there is a state file */
+#define PACKET_BINARY (1u << 7)   /* TAKE: vm->binary */
 
-#define PACKET_FDS 4
+/* A packet's fds, in this order, each if its flag is set; then vm->fd. */
+#define PACKET_OWN_FDS 4 /* userfaultfd, state, socket, pidfd */
+#define PACKET_FDS (PACKET_OWN_FDS - 1 + WIRE_FDS_MAX)
+_Static_assert(PACKET_FDS <= 253, "SCM_MAX_FD");
 
 struct packet {
 	uint32_t type;

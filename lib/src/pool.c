@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "channel.h"
 #include "demand.h"
 #include "err.h"
 #include "options.h"
@@ -32,7 +33,8 @@
 #define RETRY_NS 1000000    /* ... and how long to wait between later ones */
 
 /* What an epoll event is about: the low bits of its pointer. */
-enum source { SOURCE_UFFD, SOURCE_WATCH, SOURCE_READS, SOURCE_WAKE, SOURCE_MASK = 3 };
+enum source { SOURCE_UFFD, SOURCE_WATCH, SOURCE_READS, SOURCE_WAKE, SOURCE_CHANNELS,
+	      SOURCE_MASK = 7 };
 
 struct command {
 	struct command *next;
@@ -118,6 +120,8 @@ static void let_in(struct pool_thread *t, struct infill_session *s)
 {
 	int err = s->uffd >= 0 ? watch(t, s->uffd, EPOLLIN, s, SOURCE_UFFD) : 0;
 
+	if (!err && s->channels)
+		err = watch(t, channels_fd(s->channels), EPOLLIN, s, SOURCE_CHANNELS);
 	if (!err)
 		err = watch_vmm(t, s);
 	s->next = t->sessions;
@@ -125,6 +129,10 @@ static void let_in(struct pool_thread *t, struct infill_session *s)
 	if (err)
 		session_fail(s, err);
 	demand_resume(s);
+	if (s->channels)
+		channels_begin(s->channels);
+	if (s->channels && s->resident)
+		channels_resident(s->channels);
 	session_check_resident(s);
 }
 
@@ -133,6 +141,8 @@ static void stop_watching(struct pool_thread *t, struct infill_session *s)
 {
 	if (s->uffd >= 0)
 		epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
+	if (s->channels)
+		epoll_ctl(t->epoll, EPOLL_CTL_DEL, channels_fd(s->channels), NULL);
 	if (s->watch_fd >= 0)
 		epoll_ctl(t->epoll, EPOLL_CTL_DEL, s->watch_fd, NULL);
 }
@@ -245,6 +255,12 @@ static void take_event(struct pool_thread *t, const struct epoll_event *e)
 			stop_watching(t, s);
 			session_end(s);
 		}
+		break;
+	case SOURCE_CHANNELS:
+		if (s->leaving)
+			break;
+		t->demand = true;
+		channels_events(s);
 		break;
 	case SOURCE_READS:
 		reader_seen(t->reader); /* they are taken in every round */

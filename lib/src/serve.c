@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -135,6 +136,8 @@ static int fit_limits(struct server *server)
 		return err_set(-errno, "RLIMIT_NOFILE: %m");
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &limit);
+	/* The other half is for what is opened for VMs: see FDS_VM. */
+	server->files_max = limit.rlim_cur / 2 < INT_MAX ? (int)(limit.rlim_cur / 2) : INT_MAX;
 	if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= base + (uint64_t)FDS_VM * o->max_vms)
 		return 0;
 	vms = limit.rlim_cur > base ? (limit.rlim_cur - base) / FDS_VM : 0;

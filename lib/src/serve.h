@@ -40,6 +40,7 @@ struct server {
 	struct infill_session_options session;
 	struct infill_identity identity; /* of the image, when the server started */
 	int image_fd;
+	int files_max;                /* a VM may send fds while fewer are open */
 	int timeline_fd;              /* -1: none */
 	int listener;
 	int cache_fd, cache_bits_fd;  /* INFILL_SERVER_SHARED; -1: none */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "channel.h"
 #include "demand.h"
 #include "err.h"
 #include "image.h"
@@ -19,6 +20,7 @@
 #include "options.h"
 #include "pool.h"
 #include "present.h"
+#include "remote_session.h"
 #include "session.h"
 #include "thread.h"
 #include "uffd.h"
@@ -70,6 +72,8 @@ void session_fail(struct infill_session *s, int code)
 	if (late)
 		return;
 	timeline_mark(s->timeline, stats_now(), "error");
+	if (s->channels)
+		channels_failed(s->channels, code);
 	session_event(s, INFILL_EVENT_ERROR, code, 0, 0, s->text);
 	session_reach(s, INFILL_WAIT_END);
 }
@@ -85,10 +89,39 @@ void session_end(struct infill_session *s)
 	session_reach(s, INFILL_WAIT_END);
 }
 
+uint64_t session_trace_window(const struct infill_session *s, const struct pagemap_region *r,
+			      uint64_t page)
+{
+	uint64_t offset = pagemap_offset(r, page);
+	const struct trace_run *run = trace_index_find(&s->trace_index, offset);
+	uint64_t left;
+
+	if (!run || s->options.fill == INFILL_FILL_NONE)
+		return 1;
+	left = (run->offset + run->length - offset) / r->page_size;
+	return left < 1 ? 1 : left < EXIT_RUN_MAX ? left : EXIT_RUN_MAX;
+}
+
 /* No userfaultfd can watch a guest_memfd. */
 static bool has_uffd(const struct pagemap_region *r)
 {
 	return r->backing != INFILL_BACKING_GUEST_MEMFD;
+}
+
+/*
+ * Does a page that cannot be read need its bit?  A userfaultfd's memory has a
+ * mark of the kernel's there; a guest_memfd would read as zero without the flag.
+ */
+static bool needs_flag(const struct infill_session *s)
+{
+	for (unsigned i = 0; i < s->pm.header->regions; i++) {
+		const struct pagemap_region *r = &s->pm.header->region[i];
+		uint64_t end = r->first + r->pages;
+
+		if (!has_uffd(r) && pagemap_next(&s->pm, r->first, end, PAGE_POISONED) != end)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -108,12 +141,21 @@ static int make_independent(struct infill_session *s)
 		if (has_uffd(r))
 			uffd_unregister(s->uffd, r->hva, r->length);
 	}
+	if (s->userfault && needs_flag(s))
+		return 0;
 	s->pm.header->independent = 1;
+	if (s->channels)
+		channels_resident(s->channels);
 	/*
 	 * Last: a change of a memslot waits for vCPUs that are in KVM, and one that
 	 * waits there for the userfaultfd would wait for this thread.
 	 */
 	return s->userfault ? userfault_disable(s->userfault) : 0;
+}
+
+bool session_independent(const struct infill_session *s)
+{
+	return atomic_load_explicit(&s->pm.header->independent, memory_order_acquire);
 }
 
 void session_check_resident(struct infill_session *s)
@@ -325,7 +367,7 @@ static void load_trace(struct infill_session *s)
 		session_event(s, INFILL_EVENT_TRACE_IGNORED, err, 0, 0, err_text());
 }
 
-static void session_free(struct infill_session *s)
+void session_free(struct infill_session *s)
 {
 	if (s->saving)
 		pthread_join(s->save_thread, NULL);
@@ -333,6 +375,7 @@ static void session_free(struct infill_session *s)
 	trace_free(&s->trace);
 	trace_index_free(&s->trace_index);
 	vcpu_free_retired(s);
+	channels_free(s->channels);
 	userfault_free(s->userfault);
 	pagemap_close(&s->pm);
 	if (s->uffd >= 0)
@@ -350,8 +393,8 @@ static void session_free(struct infill_session *s)
 	free(s);
 }
 
-static int session_new(struct infill_session **session, struct infill_image *image,
-		       const struct infill_session_options *options)
+int session_new(struct infill_session **session, struct infill_image *image,
+		const struct infill_session_options *options)
 {
 	struct infill_session *s = calloc(1, sizeof(*s));
 	pthread_condattr_t attr;
@@ -415,9 +458,11 @@ static bool has_huge_pages(const struct pagemap *pm)
 /*
  * Everything from an open userfaultfd (owned by S) and a state file on.  OWN:
  * the memory is this process's.  VM_FD: of its VM, with KVM Userfault; else -1.
+ * PART: of a VM with KVM Userfault in another process; else NULL.
  */
 static int open_session(struct infill_session *s, struct infill_pool *pool,
-			const struct infill_memory *memory, int state_fd, bool own, int vm_fd)
+			const struct infill_memory *memory, int state_fd, bool own, int vm_fd,
+			const struct userfault_part *part)
 {
 	struct infill_identity image;
 	bool resumed;
@@ -437,11 +482,13 @@ static int open_session(struct infill_session *s, struct infill_pool *pool,
 		s->record_path = NULL;
 	}
 	begin(s, resumed);
-	err = vm_fd >= 0 ? userfault_new(&s->userfault, vm_fd, memory, &s->pm) : 0;
+	err = vm_fd >= 0 ? userfault_new(&s->userfault, vm_fd, -1, memory, &s->pm) : 0;
+	if (!err && part)
+		err = userfault_adopt(&s->userfault, &s->pm, part);
 	return err ? err : pool_add(pool, s);
 }
 
-static int new_state(void)
+int session_new_state(void)
 {
 	int fd = memfd_create("infill-state", MFD_CLOEXEC);
 
@@ -465,7 +512,7 @@ static int adopt(struct infill_session **session, struct infill_pool *pool,
 		err = s->uffd < 0 ? s->uffd : 0;
 	}
 	if (!err)
-		err = open_session(s, pool, memory, state_fd, own, -1);
+		err = open_session(s, pool, memory, state_fd, own, -1, NULL);
 	if (err)
 		session_free(s);
 	else
@@ -491,7 +538,7 @@ static int adopt_new(struct infill_session **session, struct infill_pool *pool,
 		     const struct infill_memory *memory, struct infill_image *image, int uffd,
 		     bool own, const struct infill_session_options *options)
 {
-	int state_fd = new_state(), err;
+	int state_fd = session_new_state(), err;
 
 	if (state_fd < 0)
 		return state_fd;
@@ -537,8 +584,8 @@ int infill_session_start(struct infill_session **session, struct infill_pool *po
 	return err;
 }
 
-/* Watch all memory that can be: KVM's and this process's own accesses fault there. */
-static int watch_own(struct infill_session *s, const struct infill_memory *memory)
+/* KVM's and this process's own accesses fault there. */
+int session_watch(struct infill_session *s, const struct infill_memory *memory)
 {
 	int err = 0;
 
@@ -570,13 +617,13 @@ static int start_vm(struct infill_session *s, struct infill_pool *pool, int vm_f
 		err = err_set(-EINVAL, "session: a cache needs a userfaultfd, use "
 				       "infill_session_start()");
 	if (!err)
-		err = watch_own(s, memory);
+		err = session_watch(s, memory);
 	if (err)
 		return err;
-	state_fd = new_state();
+	state_fd = session_new_state();
 	if (state_fd < 0)
 		return state_fd;
-	err = open_session(s, pool, memory, state_fd, true, vm_fd);
+	err = open_session(s, pool, memory, state_fd, true, vm_fd, NULL);
 	close(state_fd);
 	return err;
 }
@@ -594,6 +641,40 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
 	if (err)
 		session_free(s);
 	else
+		*session = s;
+	return err;
+}
+
+/* Everything of FILES but the mappings; S owns a copy of the userfaultfd. */
+static int take_files(struct infill_session *s, const struct session_files *files)
+{
+	if (files->uffd >= 0) {
+		s->uffd = uffd_adopt(files->uffd);
+		if (s->uffd < 0)
+			return s->uffd;
+	}
+	return channels_new(&s->channels, files->sock, files->channel, files->channels);
+}
+
+int session_adopt_userfault(struct infill_session **session, struct infill_pool *pool,
+			    const struct infill_memory *memory, struct infill_image *image,
+			    const struct session_files *files,
+			    const struct infill_session_options *options)
+{
+	struct infill_session *s = NULL;
+	int err = session_new(&s, image, options);
+
+	if (!err)
+		err = check_memory(memory, image, s->cache != NULL, true);
+	if (!err)
+		err = take_files(s, files);
+	if (!err)
+		err = open_session(s, pool, memory, files->state, false, -1, files->part);
+	if (err && !(s && s->userfault))
+		userfault_unmap(files->part, memory->count);
+	if (err && s)
+		session_free(s);
+	if (!err)
 		*session = s;
 	return err;
 }
@@ -686,7 +767,8 @@ int infill_session_counters(const struct infill_session *s, struct infill_counte
 	if (!err && size >= offsetof(struct infill_counters, faults))
 		counters->pages = s->pm.header->pages;
 	if (!err && size >= offsetof(struct infill_counters, missing) + sizeof(counters->missing))
-		counters->missing = pagemap_missing(&s->pm);
+		counters->missing = s->remote ? userfault_missing_pages(s->userfault) :
+						pagemap_missing(&s->pm);
 	return err;
 }
 
@@ -717,7 +799,10 @@ void infill_session_stop(struct infill_session *s)
 {
 	if (!s)
 		return;
-	pool_remove(s);
+	if (s->remote)
+		remote_session_stop(s);
+	else
+		pool_remove(s);
 	if (s->recording)
 		save_recording(s);
 	session_free(s);

@@ -11,6 +11,8 @@
  *   queue.c   what to fill next -> ahead.c /
  *
  *   vcpu.c    an exit of KVM Userfault -> guest memory, on the vCPU's thread
+ *   remote.c  the same where the pager is another process: the thread asks it,
+ *   channel.c and there it is a fault for demand.c
  *
  * Demand comes first: ahead.c installs one slice at a time, and only when no
  * fault waits for anything but a slow read.  That the same thread reads events
@@ -43,8 +45,10 @@
 #define SLICE_DEMAND (16u << 10)  /* ... while faults keep coming */
 #define DEMAND_RECENT_NS 20000000 /* "keep coming": one in this time */
 
+struct channels;
 struct chunk;
 struct infill_vcpu;
+struct remote;
 struct userfault;
 
 /* A fault that is not served yet. */
@@ -52,6 +56,7 @@ struct waiting {
 	uint64_t page;
 	uint64_t since; /* ns, when its event was read */
 	bool minor;     /* the page is in the cache, only not mapped */
+	bool exit;      /* a vCPU of another process asks: channel.h */
 	struct chunk *chunk; /* that is on its way for it; NULL: to be tried again */
 };
 
@@ -64,10 +69,18 @@ struct cold {
 #define COLD_PARTS 64
 
 /*
+ * Pages of 4 KiB filled for one exit of KVM Userfault.  By bench/userfault, tables
+ * in bench/README.md: with UFFDIO_COPY a page takes 5,772 instructions if 4 are
+ * filled for an exit, 5,232 if 16, 5,206 if 64 (arm64-vhe: 7,072, 6,020, 5,935):
+ * beyond 16 a vCPU waits four times as long for 1 %.
+ */
+#define EXIT_RUN_MAX 16
+
+/*
  * Pages installed for one fault of a stream that a userfaultfd reports.  Each has
- * two context switches in it, so more pages share them than with an exit
- * (RUN_MAX in vcpu.c): by bench/userfault 64 take 11 % less than 16 for each, on
- * x86-npt (5,473 and 6,183 instructions) as on arm64-vhe.
+ * two context switches in it, so more pages share them than with an exit: by
+ * bench/userfault 64 take 11 % less than 16 for each, on x86-npt (5,473 and 6,183
+ * instructions) as on arm64-vhe.
  */
 #define STREAM_WINDOW_MAX 64
 
@@ -92,6 +105,8 @@ struct infill_session {
 	struct pool_thread *thread;
 	int uffd; /* -1: none, with KVM Userfault on guest_memfd alone */
 	struct userfault *userfault; /* NULL: all by the userfaultfd */
+	struct channels *channels;   /* of a VM with KVM Userfault in another process */
+	struct remote *remote;       /* its pager is another process: remote.h; no thread of the pool */
 	int watch_fd;
 	int pagemap; /* of the VMM, or else, as present_huge() takes it */
 	char *record_path;
@@ -106,6 +121,7 @@ struct infill_session {
 	bool detached; /* the pool thread has let go of it */
 	struct infill_vcpu *vcpus, *retired; /* with KVM Userfault */
 	_Atomic uint64_t discarded; /* pages, by infill_session_discard() */
+	unsigned vcpus_made;
 
 	struct trace trace;             /* read by vCPUs, too; set before they are there */
 	struct trace_index trace_index;
@@ -130,12 +146,47 @@ struct infill_session {
 	struct queue queue;
 	bool recording;
 	bool saving; /* save_thread runs */
-	pthread_t save_thread;
+	pthread_t save_thread, remote_thread;
 	struct chunk *ready, **ready_tail; /* ahead of demand, content is here */
 	uint64_t ahead_bytes;              /* ahead of demand, under way or ready */
 	unsigned trace_reading;            /* chunks of the trace under way */
 	bool trace_told;                   /* that all of it is in */
 };
+
+/* session.c: for who starts sessions of another kind. */
+
+/* Allocated, with copies of OPTIONS; IMAGE may be NULL. */
+int session_new(struct infill_session **session, struct infill_image *image,
+		const struct infill_session_options *options);
+void session_free(struct infill_session *s);
+
+/* An empty state file; an fd or -errno. */
+int session_new_state(void);
+
+/* Make a userfaultfd for all memory that can have one: s->uffd. */
+int session_watch(struct infill_session *s, const struct infill_memory *memory);
+
+struct userfault_part;
+
+/* What a VMM sent, all of it the caller's but PART. */
+struct session_files {
+	int uffd;     /* -1: none */
+	int state;
+	int sock;     /* the main socket */
+	const int *channel;
+	unsigned channels;
+	const struct userfault_part *part; /* for each region, in MEMORY's order */
+};
+
+/*
+ * infill_session_adopt_state() for a VM with KVM Userfault.  The mappings of
+ * FILES->part are the session's from now on, also after a failure; the fds
+ * must stay open until infill_session_stop().
+ */
+int session_adopt_userfault(struct infill_session **session, struct infill_pool *pool,
+			    const struct infill_memory *memory, struct infill_image *image,
+			    const struct session_files *files,
+			    const struct infill_session_options *options);
 
 /* session.c: what the other modules report. */
 
@@ -166,6 +217,13 @@ void session_check_resident(struct infill_session *s);
  */
 bool session_record(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		    uint64_t now);
+
+/* Pages from PAGE on that are one run of the trace with it, a few at most; 1 if it is in none. */
+uint64_t session_trace_window(const struct infill_session *s, const struct pagemap_region *r,
+			      uint64_t page);
+
+/* Does the VM need its pager no more? */
+bool session_independent(const struct infill_session *s);
 
 /* Close the recording window if it is over; ns until it has to be asked again. */
 uint64_t session_recording(struct infill_session *s, uint64_t now);

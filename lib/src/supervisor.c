@@ -103,9 +103,10 @@ static void keep_only(struct supervisor *s, struct ward *w, const char *why)
 		abort();
 	s->served--;
 	s->kept++;
-	free(w->vm.json);
-	w->vm.json = NULL;
+	free(w->vm.hello);
+	w->vm.hello = NULL;
 	w->vm.length = 0;
+	vm_close_given(&w->vm);
 	if (!w->vm.accepted)
 		fd_close(&w->vm.sock);
 }
@@ -114,10 +115,13 @@ static void refuse(struct supervisor *s, struct ward *w, const char *why)
 {
 	server_log(s->server, LOG_ERR, "VM %llu (pid %d): %s: %s", (unsigned long long)w->vm.id,
 		   (int)w->vm.pid, w->vm.accepted ? "failed" : "refused", why);
-	vm_tell(w->vm.sock, why);
+	vm_tell(w->vm.sock, w->vm.binary, why);
 	if (w->vm.accepted && s->server->options.on_error == INFILL_ON_ERROR_KILL)
 		vm_kill(&w->vm);
 	keep_only(s, w, why);
+	/* Without a userfaultfd nothing has to be kept: its bits stay set. */
+	if (w->vm.binary && w->vm.uffd < 0)
+		forget(s, w);
 }
 
 static void on_vm(void *arg, struct vm *vm)
@@ -166,26 +170,32 @@ static int give(struct supervisor *s, const void *data, size_t length)
 	return rc; /* EPIPE: on_worker() is about to be called */
 }
 
+static void add_fd(struct packet *p, uint32_t flag, int fd)
+{
+	if (fd < 0)
+		return;
+	p->flags |= flag;
+	p->fd[p->fds++] = fd;
+}
+
 static int give_ward(struct supervisor *s, struct ward *w)
 {
 	struct packet *p = &s->packet;
 	const struct vm *vm = &w->vm;
-	const char *data = vm->failed ? vm->failed : vm->json;
+	const char *data = vm->failed ? vm->failed : vm->hello;
 
 	p->type = PACKET_TAKE;
 	p->id = vm->id;
 	p->pid = vm->pid;
-	p->flags = (vm->sock >= 0 ? PACKET_SOCK : 0) | (vm->pidfd >= 0 ? PACKET_PIDFD : 0) |
-		   (vm->shared ? PACKET_SHARED : 0) | (vm->accepted ? PACKET_SERVED : 0) |
-		   (vm->failed ? PACKET_HOPELESS : 0);
+	p->flags = (vm->shared ? PACKET_SHARED : 0) | (vm->accepted ? PACKET_SERVED : 0) |
+		   (vm->failed ? PACKET_HOPELESS : 0) | (vm->binary ? PACKET_BINARY : 0);
 	p->fds = 0;
-	p->fd[p->fds++] = vm->uffd;
-	/* Who is only kept may have no state: any fd fills the place. */
-	p->fd[p->fds++] = vm->state >= 0 ? vm->state : vm->uffd;
-	if (vm->sock >= 0)
-		p->fd[p->fds++] = vm->sock;
-	if (vm->pidfd >= 0)
-		p->fd[p->fds++] = vm->pidfd;
+	add_fd(p, PACKET_UFFD, vm->uffd);
+	add_fd(p, PACKET_STATE, vm->state);
+	add_fd(p, PACKET_SOCK, vm->sock);
+	add_fd(p, PACKET_PIDFD, vm->pidfd);
+	for (unsigned i = 0; i < vm->count; i++)
+		p->fd[p->fds++] = vm->fd[i];
 	w->given = !give(s, data, vm->failed ? strlen(data) : vm->length);
 	return w->given ? 0 : -1;
 }
@@ -493,7 +503,7 @@ static void give_up(struct supervisor *s)
 	bool kill_vms = s->server->options.on_error == INFILL_ON_ERROR_KILL;
 
 	for (struct ward *w = s->first; w; w = w->next) {
-		vm_tell(w->vm.sock, "the pager was stopped before this VM had all its pages");
+		vm_tell(w->vm.sock, w->vm.binary, "the pager was stopped before this VM had all its pages");
 		if (kill_vms)
 			vm_kill(&w->vm);
 	}

@@ -21,6 +21,7 @@
 #include "kvm_api.h"
 #include "memory.h"
 #include "userfault.h"
+#include "wire.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -36,6 +37,7 @@ struct slot {
 	char *target;
 	_Atomic uint64_t *bitmap;
 	size_t bitmap_bytes;
+	size_t target_bytes; /* of a mapping that is the userfault's; 0: it is not */
 	bool registered;
 };
 
@@ -56,16 +58,17 @@ struct userfault {
 
 /* ---- the bits ------------------------------------------------------------ */
 
-static int new_bitmap(struct slot *s, uint64_t pages)
+/* FD, AT: where in a file; -1: private. */
+static int new_bitmap(struct slot *s, uint64_t length, uint64_t host_page, int fd, uint64_t at)
 {
-	uint64_t words = (pages + BITS - 1) / BITS;
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
 	void *map;
 
-	s->bitmap_bytes = words * sizeof(uint64_t);
-	map = mmap(NULL, s->bitmap_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	s->bitmap_bytes = wire_bitmap_bytes(length, host_page);
+	map = mmap(NULL, s->bitmap_bytes, PROT_READ | PROT_WRITE, flags, fd, (off_t)at);
 	if (map == MAP_FAILED)
 		return err_set(-errno, "userfault: no memory for a bitmap of %llu pages: %m",
-			       (unsigned long long)pages);
+			       (unsigned long long)(length / host_page));
 	s->bitmap = map;
 	memset(map, 0xff, s->bitmap_bytes);
 	return 0;
@@ -117,14 +120,16 @@ static const struct infill_region *original(const struct infill_memory *memory,
 	return NULL;
 }
 
+/* *AT: where its bitmap begins in BITMAP_FD, then where it ends. */
 static int register_slot(struct userfault *uf, const struct infill_region *from,
-			 const struct pagemap_region *r)
+			 const struct pagemap_region *r, int bitmap_fd, uint64_t *at)
 {
 	struct slot *s = &uf->slot[uf->slots];
-	int err = new_bitmap(s, r->length / uf->host_page);
+	int err = new_bitmap(s, r->length, uf->host_page, bitmap_fd, *at);
 
 	if (err)
 		return err;
+	*at += s->bitmap_bytes;
 	uf->slots++;
 	s->target = (char *)(uintptr_t)(from->fill_hva ? from->fill_hva : from->hva);
 	s->region = (struct kvm_api_region){
@@ -152,18 +157,28 @@ int userfault_check(int vm_fd)
 				    "Userfault: use a userfaultfd (infill doctor)");
 }
 
-int userfault_new(struct userfault **userfault, int vm_fd, const struct infill_memory *memory,
-		  const struct pagemap *pm)
+static struct userfault *alloc(const struct pagemap *pm)
 {
-	struct userfault *uf;
-	int err = 0;
+	struct userfault *uf = aligned_alloc(64, sizeof(*uf));
 
-	uf = aligned_alloc(64, sizeof(*uf));
 	if (!uf)
-		return err_set(-ENOMEM, "userfault: %m");
+		return NULL;
 	memset(uf, 0, sizeof(*uf));
 	uf->host_page = (uint64_t)sysconf(_SC_PAGESIZE);
 	uf->first = pm->header->region;
+	uf->vm_fd = -1;
+	return uf;
+}
+
+int userfault_new(struct userfault **userfault, int vm_fd, int bitmap_fd,
+		  const struct infill_memory *memory, const struct pagemap *pm)
+{
+	struct userfault *uf = alloc(pm);
+	uint64_t at = 0;
+	int err = 0;
+
+	if (!uf)
+		return err_set(-ENOMEM, "userfault: %m");
 	uf->vm_fd = fcntl(vm_fd, F_DUPFD_CLOEXEC, 0);
 	if (uf->vm_fd < 0)
 		err = err_set(-errno, "userfault: the VM's fd: %m");
@@ -176,13 +191,58 @@ int userfault_new(struct userfault **userfault, int vm_fd, const struct infill_m
 				      (unsigned long long)r->page_size,
 				      (unsigned long long)uf->host_page);
 		else
-			err = register_slot(uf, original(memory, r), r);
+			err = register_slot(uf, original(memory, r), r, bitmap_fd, &at);
 	}
 	if (err) {
 		userfault_disable(uf);
 		userfault_free(uf);
 		return err;
 	}
+	*userfault = uf;
+	return 0;
+}
+
+void userfault_unmap(const struct userfault_part *part, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (part[i].bitmap)
+			munmap(part[i].bitmap, part[i].bitmap_bytes);
+		if (part[i].target)
+			munmap(part[i].target, part[i].target_bytes);
+	}
+}
+
+/* A page's state goes before its bit, so only settled pages can have theirs left. */
+static void clear_settled(struct userfault *uf, const struct pagemap *pm)
+{
+	for (unsigned i = 0; i < pm->header->regions; i++) {
+		const struct pagemap_region *r = &pm->header->region[i];
+		uint64_t end = r->first + r->pages, page = r->first;
+
+		while (page < end) {
+			uint64_t n = pagemap_run(pm, page, end - page, PAGE_PRESENT);
+
+			n += pagemap_run(pm, page + n, end - page - n, PAGE_REMOVED);
+			if (n)
+				userfault_clear(uf, r, page, n);
+			page += n ? n : 1;
+		}
+	}
+}
+
+int userfault_adopt(struct userfault **userfault, const struct pagemap *pm,
+		    const struct userfault_part *part)
+{
+	struct userfault *uf = alloc(pm);
+
+	if (!uf)
+		return err_set(-ENOMEM, "userfault: %m");
+	for (unsigned i = 0; i < pm->header->regions; i++)
+		uf->slot[uf->slots++] = (struct slot){
+			.bitmap = part[i].bitmap, .bitmap_bytes = part[i].bitmap_bytes,
+			.target = part[i].target, .target_bytes = part[i].target_bytes,
+		};
+	clear_settled(uf, pm);
 	*userfault = uf;
 	return 0;
 }
@@ -211,9 +271,14 @@ void userfault_free(struct userfault *uf)
 {
 	if (!uf)
 		return;
-	for (unsigned i = 0; i < uf->slots; i++)
-		if (!uf->slot[i].registered)
-			munmap((void *)(uintptr_t)uf->slot[i].bitmap, uf->slot[i].bitmap_bytes);
+	for (unsigned i = 0; i < uf->slots; i++) {
+		struct slot *s = &uf->slot[i];
+
+		if (!s->registered)
+			munmap((void *)(uintptr_t)s->bitmap, s->bitmap_bytes);
+		if (s->target_bytes)
+			munmap(s->target, s->target_bytes);
+	}
 	if (uf->vm_fd >= 0)
 		close(uf->vm_fd);
 	free(uf);
@@ -270,6 +335,47 @@ void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint6
 
 	clear_bits(slot_of(uf, r), (page - r->first) * per, count * per);
 	userfault_wake(uf, page, count);
+}
+
+bool userfault_missing(const struct userfault *uf, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t bit = (page - r->first) * (r->page_size / uf->host_page);
+
+	/* Orders the bit before what is read of the page. */
+	return atomic_load_explicit(&slot_of(uf, r)->bitmap[bit / BITS], memory_order_acquire) >>
+	       bit % BITS & 1;
+}
+
+static uint64_t count_bits(const struct slot *s, uint64_t end)
+{
+	uint64_t bits = 0;
+
+	for (uint64_t word = 0; word * BITS < end; word++) {
+		uint64_t left = end - word * BITS;
+		uint64_t value = atomic_load_explicit(&s->bitmap[word], memory_order_relaxed);
+
+		bits += (uint64_t)__builtin_popcountll(value & mask(0, left < BITS ? left : BITS));
+	}
+	return bits;
+}
+
+uint64_t userfault_missing_pages(const struct userfault *uf)
+{
+	uint64_t pages = 0;
+
+	for (unsigned i = 0; i < uf->slots; i++) {
+		const struct pagemap_region *r = &uf->first[i];
+
+		pages += count_bits(&uf->slot[i], r->length / uf->host_page) /
+			 (r->page_size / uf->host_page);
+	}
+	return pages;
+}
+
+void userfault_forget(struct userfault *uf)
+{
+	for (unsigned i = 0; i < uf->slots; i++)
+		madvise((void *)(uintptr_t)uf->slot[i].bitmap, uf->slot[i].bitmap_bytes, MADV_REMOVE);
 }
 
 /* ---- who waits --------------------------------------------------------------- */

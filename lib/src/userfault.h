@@ -9,6 +9,8 @@
  * has the truth about a page, the bit is what KVM knows of it: present or
  * removed pages may have their bit set for a moment, missing ones never have
  * it clear.
+ * The bitmaps may be shared with a pager in another process, which fills: then
+ * this process has the memslots, and the pager what is here but for those.
  * Internal.  Any thread, except where it says otherwise.
  */
 #ifndef INFILL_USERFAULT_H
@@ -29,11 +31,27 @@ int userfault_check(int vm_fd);
  * Make bitmaps with every bit set for the regions of PM, which are those of
  * MEMORY, and register them with the memslots of the VM that VM_FD names
  * (duplicated): memslots are created, or get the flag if they exist.
- * -EOPNOTSUPP: a page is smaller than the host's; else as
- * KVM_SET_USER_MEMORY_REGION2.  What was registered is undone on failure.
+ * BITMAP_FD: a file where the bitmaps are one behind the other, as wire_write()
+ * says; -1: private memory.  -EOPNOTSUPP: a page is smaller than the host's;
+ * else as KVM_SET_USER_MEMORY_REGION2.  What was registered is undone on failure.
  */
-int userfault_new(struct userfault **uf, int vm_fd, const struct infill_memory *memory,
-		  const struct pagemap *pm);
+int userfault_new(struct userfault **uf, int vm_fd, int bitmap_fd,
+		  const struct infill_memory *memory, const struct pagemap *pm);
+
+/* What a pager has of a region: mappings of this process. */
+struct userfault_part {
+	void *bitmap, *target; /* TARGET is NULL for memory that has a userfaultfd */
+	size_t bitmap_bytes, target_bytes;
+};
+
+/*
+ * The pager's: bitmaps that a VMM made, PART for each region of PM.  The mappings
+ * are the userfault's from now on, unless it fails.  The bits of pages that are
+ * settled already are cleared: an earlier pager may have died before it did.
+ */
+int userfault_adopt(struct userfault **uf, const struct pagemap *pm,
+		    const struct userfault_part *part);
+void userfault_unmap(const struct userfault_part *part, unsigned count);
 
 /*
  * Take the flag off all memslots: KVM asks no more, and maps huge pages again
@@ -64,6 +82,15 @@ int userfault_drop(const struct userfault *uf, const struct pagemap_region *r, u
 /* COUNT pages are there: let the guest have them, and wake who waits for them. */
 void userfault_clear(struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		     uint64_t count);
+
+/* Is the bit of PAGE set?  If it is not, what was filled can be read. */
+bool userfault_missing(const struct userfault *uf, const struct pagemap_region *r, uint64_t page);
+
+/* How many pages have a bit that is set. */
+uint64_t userfault_missing_pages(const struct userfault *uf);
+
+/* No bit is set, and no memslot has the flag: give the bitmaps' memory back. */
+void userfault_forget(struct userfault *uf);
 
 /* COUNT pages were put back to missing, or poisoned: wake who waits, to look again. */
 void userfault_wake(struct userfault *uf, uint64_t page, uint64_t count);

@@ -18,6 +18,7 @@
 #include "kvm_api.h"
 #include "pool.h"
 #include "prefault.h"
+#include "remote_session.h"
 #include "uffd.h"
 #include "userfault.h"
 #include "vcpu.h"
@@ -25,19 +26,18 @@
 #define NAP_NS 1000000 /* between two tries to install a page */
 
 /*
- * By bench/userfault, tables in bench/README.md.  RUN_MAX: pages of 4 KiB filled
- * for one exit.  With UFFDIO_COPY a page takes 5,772 instructions if 4 are filled
- * for an exit, 5,232 if 16, 5,206 if 64 (arm64-vhe: 7,072, 6,020, 5,935): beyond
- * 16 a vCPU waits four times as long for 1 %.  PREFAULT_LEAST: mapping 4 of them
- * costs 8 % on arm64-vhe and gains 1 % on x86-npt, 8 gains 4 %, 16 gains 10 %.
+ * Pages, from which on it pays.  By bench/userfault, tables in bench/README.md:
+ * mapping 4 of them costs 8 % on arm64-vhe and gains 1 % on x86-npt, 8 gains 4 %,
+ * 16 gains 10 %.
  */
-#define RUN_MAX 16
 #define PREFAULT_LEAST 8
 
 struct infill_vcpu {
 	struct infill_session *session;
 	struct infill_vcpu *next; /* in the session's list, under its lock */
 	int fd;          /* -1: none: it is for infill_session_fill() */
+	const struct kvm_run *run; /* of the exit that is handled */
+	unsigned number; /* from 1 on; 0: it is for infill_session_fill() */
 	uint64_t wanted; /* ... pages from the one asked for on; 0: that is not known */
 	bool prefault;
 	char *buffer;
@@ -53,20 +53,6 @@ struct claim {
 };
 
 /* ---- how many pages for an exit ------------------------------------------ */
-
-/* Pages from PAGE on that are one run of the trace with it; 1 if it is in none. */
-static uint64_t trace_window(const struct infill_session *s, const struct pagemap_region *r,
-			     uint64_t page)
-{
-	uint64_t offset = pagemap_offset(r, page);
-	const struct trace_run *run = trace_index_find(&s->trace_index, offset);
-	uint64_t left;
-
-	if (!run || s->options.fill == INFILL_FILL_NONE)
-		return 1;
-	left = (run->offset + run->length - offset) / r->page_size;
-	return left < 1 ? 1 : left < RUN_MAX ? left : RUN_MAX;
-}
 
 static bool is_recording(const struct infill_session *s)
 {
@@ -86,8 +72,8 @@ static uint64_t window(struct infill_vcpu *v, const struct pagemap_region *r, ui
 	/* A recording wants to see every first touch. */
 	if (r->page_size != SMALL_PAGE || is_recording(v->session))
 		return 1;
-	want = streams_window(&v->streams, page, RUN_MAX);
-	trace = trace_window(v->session, r, page);
+	want = streams_window(&v->streams, page, EXIT_RUN_MAX);
+	trace = session_trace_window(v->session, r, page);
 	want = want > trace ? want : trace;
 	return want < room ? want : room;
 }
@@ -287,12 +273,26 @@ static int ended_with(struct infill_session *s)
 	return err ? err_set(err, "%s", text) : err_set(-ECANCELED, "session: is being stopped");
 }
 
+/* The pager is another process: it fills. */
+static int ask_pager(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+{
+	const volatile uint8_t *stop = v->run ? &v->run->immediate_exit : NULL;
+	uint64_t count;
+	int err = remote_session_page(v->session, v->number, r, page, stop, &count);
+
+	if (!err)
+		prefault(v, r, page, count);
+	return err;
+}
+
 /* Return when PAGE is in memory and its bit is clear, or with why it cannot be. */
 static int have_page(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
 {
 	struct infill_session *s = v->session;
 	int err;
 
+	if (s->remote)
+		return ask_pager(v, r, page);
 	for (;;) {
 		switch (pagemap_get(&s->pm, page)) {
 		case PAGE_PRESENT:
@@ -331,6 +331,7 @@ int infill_vcpu_exit(struct infill_vcpu *v, const struct kvm_run *run)
 	if (!r)
 		return err_set(-EFAULT, "userfault: an exit for 0x%llx, which is in none of the "
 					"session's memslots", (unsigned long long)f->gpa);
+	v->run = run;
 	since = stats_now();
 	stats_add(&v->stats.faults, 1);
 	err = have_page(v, r, page);
@@ -343,7 +344,7 @@ int infill_vcpu_exit(struct infill_vcpu *v, const struct kvm_run *run)
 
 static uint64_t largest_page(const struct pagemap *pm)
 {
-	uint64_t most = RUN_MAX * SMALL_PAGE;
+	uint64_t most = EXIT_RUN_MAX * SMALL_PAGE;
 
 	for (unsigned i = 0; i < pm->header->regions; i++)
 		if (pm->header->region[i].page_size > most)
@@ -358,7 +359,8 @@ static int vcpu_new(struct infill_vcpu **vcpu, struct infill_session *s, int fd)
 	*vcpu = NULL;
 	if (!s->userfault)
 		return err_set(-EINVAL, "vcpu: the session was not started by "
-					"infill_session_start_vm()");
+					"infill_session_start_vm() or "
+					"infill_session_connect_vm()");
 	v = calloc(1, sizeof(*v));
 	if (v) {
 		v->buffer_bytes = largest_page(&s->pm);
@@ -374,6 +376,7 @@ static int vcpu_new(struct infill_vcpu **vcpu, struct infill_session *s, int fd)
 	pthread_mutex_lock(&s->lock);
 	v->next = s->vcpus;
 	s->vcpus = v;
+	v->number = fd < 0 ? 0 : ++s->vcpus_made;
 	pthread_mutex_unlock(&s->lock);
 	*vcpu = v;
 	return 0;

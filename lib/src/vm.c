@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.c: what is kept of a VM.  The line that vm_tell() writes is ABI: clients
- * parse it.
+ * vm.c: what is kept of a VM.  What vm_tell() writes is ABI: clients parse it.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "vm.h"
+#include "wire.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
@@ -30,13 +30,23 @@ void fd_close(int *fd)
 	*fd = -1;
 }
 
+void vm_close_given(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->count; i++)
+		fd_close(&vm->fd[i]);
+	free(vm->fd);
+	vm->fd = NULL;
+	vm->count = 0;
+}
+
 void vm_close(struct vm *vm)
 {
 	fd_close(&vm->uffd);
 	fd_close(&vm->state);
 	fd_close(&vm->sock);
 	fd_close(&vm->pidfd);
-	free(vm->json);
+	vm_close_given(vm);
+	free(vm->hello);
 	free(vm->failed);
 	*vm = VM_NONE;
 }
@@ -80,7 +90,7 @@ bool vm_is_gone(const struct vm *vm)
 	return ioctl(vm->uffd, UFFDIO_ZEROPAGE, &probe) && errno == ESRCH;
 }
 
-void vm_tell(int sock, const char *what)
+static void tell_json(int sock, const char *what)
 {
 	/* WHAT may quote hostile bytes that are not UTF-8. */
 	json_t *reason = json_string(what);
@@ -96,6 +106,14 @@ void vm_tell(int sock, const char *what)
 	}
 	free(text);
 	json_decref(line);
+}
+
+void vm_tell(int sock, bool binary, const char *what)
+{
+	if (binary)
+		wire_tell(sock, WIRE_ERROR, EPROTO, what);
+	else
+		tell_json(sock, what);
 }
 
 int vm_kill(const struct vm *vm)

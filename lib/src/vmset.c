@@ -14,7 +14,9 @@
 #include "control.h"
 #include "err.h"
 #include "handshake.h"
+#include "lent.h"
 #include "memory.h"
+#include "session.h"
 #include "vmset.h"
 #include "warm.h"
 
@@ -168,27 +170,78 @@ static void leave_recording(const struct guest *g, struct infill_session_options
 	options->record = NULL;
 }
 
-static int adopt_memory(struct guest *g, const struct infill_memory *memory)
+static struct infill_session_options session_options(struct guest *g)
 {
-	const struct vmset *set = g->set;
-	struct infill_session_options options = set->server->session;
-	int rc;
+	struct infill_session_options options = g->set->server->session;
 
 	options.event = on_event;
 	options.event_arg = g;
-	options.timeline_fd = set->server->timeline_fd;
+	options.timeline_fd = g->set->server->timeline_fd;
 	/* Not the socket: Firecracker before 1.12 closes it at once and lives on. */
 	options.watch_fd = g->vm.pidfd;
-	options.cache = g->vm.shared ? set->cache : NULL;
 	leave_recording(g, &options);
-	rc = infill_session_adopt_state(&g->session, set->pool, memory, set->image, g->vm.uffd,
-					g->vm.state, &options);
-	if (rc)
-		return rc;
+	return options;
+}
+
+static void served(struct guest *g, const struct infill_memory *memory)
+{
 	g->bytes = infill_memory_bytes(memory);
 	g->page_size = memory->region[0].page_size;
 	log_begin(g, memory->count);
-	return 0;
+}
+
+/* ---- KVM Userfault -------------------------------------------------------------- */
+
+static int adopt_files(struct guest *g, const struct wire_vm *wire)
+{
+	const struct infill_session_options options = session_options(g);
+	struct userfault_part part[INFILL_MEMORY_REGIONS_MAX];
+	struct session_files files = {
+		.uffd = g->vm.uffd, .state = g->vm.state, .sock = g->vm.sock, .part = part,
+		.channels = wire->channels,
+	};
+	int rc;
+
+	if (wire->uffd != (g->vm.uffd >= 0))
+		return err_set(-EPROTO, wire->uffd ? "hello: announces a userfaultfd, and none came" :
+						     "hello: a userfaultfd came that it does not announce");
+	rc = lent_map(wire, g->vm.fd, g->vm.count, part);
+	if (rc)
+		return rc;
+	files.channel = g->vm.fd + 1 + wire->files;
+	rc = session_adopt_userfault(&g->session, g->set->pool, wire->memory, g->set->image, &files,
+				     &options);
+	if (!rc)
+		served(g, wire->memory);
+	return rc;
+}
+
+static int adopt_binary(struct guest *g)
+{
+	struct wire_vm wire;
+	int rc = wire_parse(g->vm.hello, g->vm.length, infill_image_bytes(g->set->image), &wire);
+
+	if (rc)
+		return rc;
+	rc = adopt_files(g, &wire);
+	infill_memory_free(wire.memory);
+	return rc;
+}
+
+/* ---- userfaultfd ---------------------------------------------------------------- */
+
+static int adopt_memory(struct guest *g, const struct infill_memory *memory)
+{
+	const struct vmset *set = g->set;
+	struct infill_session_options options = session_options(g);
+	int rc;
+
+	options.cache = g->vm.shared ? set->cache : NULL;
+	rc = infill_session_adopt_state(&g->session, set->pool, memory, set->image, g->vm.uffd,
+					g->vm.state, &options);
+	if (!rc)
+		served(g, memory);
+	return rc;
 }
 
 static int adopt(struct guest *g)
@@ -199,7 +252,9 @@ static int adopt(struct guest *g)
 
 	if (set->broken)
 		return err_set(-ESTALE, "%s", set->broken);
-	rc = handshake_parse(g->vm.json, g->vm.length, infill_image_bytes(set->image), &memory);
+	if (g->vm.binary)
+		return adopt_binary(g);
+	rc = handshake_parse(g->vm.hello, g->vm.length, infill_image_bytes(set->image), &memory);
 	if (rc)
 		return rc < 0 ? rc : err_set(-EPROTO, "handshake: names no region");
 	if (vm_is_userfaultfd(g->vm.uffd))
@@ -222,7 +277,7 @@ static void fail(struct guest *g, const char *why)
 	vm->failed = strdup(why);
 	server_log(server, LOG_ERR, "VM %llu (pid %d): %s: %s", (unsigned long long)vm->id,
 		   (int)vm->pid, vm->accepted ? "failed" : "refused", why);
-	vm_tell(vm->sock, why);
+	vm_tell(vm->sock, vm->binary, why);
 	if (!vm->accepted) {
 		if (vm->sock >= 0)
 			shutdown(vm->sock, SHUT_RDWR);
@@ -289,6 +344,7 @@ static void log_end(const struct guest *g)
 static void end(struct vmset *set, struct guest *g)
 {
 	uint64_t id = g->vm.id;
+	unsigned given = g->vm.count;
 
 	log_end(g);
 	if (g->session) {
@@ -298,7 +354,7 @@ static void end(struct vmset *set, struct guest *g)
 	}
 	set->count--;
 	guest_free(g);
-	set->report.ended(set->report.arg, id);
+	set->report.ended(set->report.arg, id, given);
 }
 
 static bool process_is_gone(const struct vm *vm)
@@ -312,7 +368,7 @@ static bool process_is_gone(const struct vm *vm)
  * given back would show the cache's content again. */
 static bool is_independent(const struct guest *g)
 {
-	return g->session && !g->vm.shared && !g->vm.failed &&
+	return g->session && !g->vm.shared && !g->vm.failed && session_independent(g->session) &&
 	       !infill_session_wait(g->session, INFILL_WAIT_RESIDENT, 0);
 }
 
@@ -425,7 +481,7 @@ void vmset_stop_now(struct vmset *set)
 		server_log(set->server, LOG_ERR, "VM %llu (pid %d): stopped before it had all its "
 			   "pages%s", (unsigned long long)g->vm.id, (int)g->vm.pid,
 			   kill ? ": killed" : "");
-		vm_tell(g->vm.sock, "the pager was stopped before this VM had all its pages");
+		vm_tell(g->vm.sock, g->vm.binary, "the pager was stopped before this VM had all its pages");
 		if (kill)
 			vm_kill(&g->vm);
 	}

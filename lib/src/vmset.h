@@ -37,7 +37,8 @@ struct guest {
 struct vmset_report {
 	void (*accepted)(void *arg, uint64_t id);
 	void (*failed)(void *arg, uint64_t id, const char *why); /* from now on only kept */
-	void (*ended)(void *arg, uint64_t id);                   /* nothing has to be kept */
+	/* Nothing has to be kept; GIVEN: vm->count. */
+	void (*ended)(void *arg, uint64_t id, unsigned given);
 	void *arg;
 };
 

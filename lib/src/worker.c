@@ -63,8 +63,9 @@ static void report_failed(void *arg, uint64_t id, const char *why)
 	report(arg, PACKET_FAILED, id, 0, why);
 }
 
-static void report_ended(void *arg, uint64_t id)
+static void report_ended(void *arg, uint64_t id, unsigned given)
 {
+	(void)given;
 	report(arg, PACKET_ENDED, id, 0, NULL);
 }
 
@@ -91,25 +92,40 @@ static char *copy_text(const struct packet *p)
 	return text;
 }
 
+static void take_fds(struct vm *vm, const int *fd, unsigned count)
+{
+	if (!count)
+		return;
+	vm->fd = malloc(count * sizeof(int));
+	if (!vm->fd)
+		abort(); /* as in vmset_take() */
+	memcpy(vm->fd, fd, count * sizeof(int));
+	vm->count = count;
+}
+
 static void take(struct worker *w, const struct packet *p)
 {
 	struct vm vm = VM_NONE;
-	unsigned next = 2;
+	unsigned next = 0;
 
 	vm.id = p->id;
 	vm.pid = (pid_t)p->pid;
-	vm.uffd = p->fd[0];
-	vm.state = p->fd[1];
+	if (p->flags & PACKET_UFFD)
+		vm.uffd = p->fd[next++];
+	if (p->flags & PACKET_STATE)
+		vm.state = p->fd[next++];
 	if (p->flags & PACKET_SOCK)
 		vm.sock = p->fd[next++];
 	if (p->flags & PACKET_PIDFD)
 		vm.pidfd = p->fd[next++];
+	take_fds(&vm, p->fd + next, p->fds - next);
+	vm.binary = p->flags & PACKET_BINARY;
 	vm.shared = p->flags & PACKET_SHARED;
 	vm.accepted = p->flags & PACKET_SERVED;
 	if (p->flags & PACKET_HOPELESS) {
 		vm.failed = copy_text(p);
 	} else {
-		vm.json = copy_text(p);
+		vm.hello = copy_text(p);
 		vm.length = p->length;
 	}
 	vmset_take(&w->set, &vm);

@@ -17,6 +17,7 @@ import threading
 import time
 
 import tap
+import userfault_vm
 from serving import SERVER, Failed, Vm, connect, drain, folder, make_image, need_userfaultfd, until
 
 FD_STORE, SHARED = 1, 2
@@ -176,6 +177,36 @@ def killed():
             tap.equal(vm.end(), "ok 1024\n", "a VM")
         tap.true(kills > 3, f"{kills} kills")
         until("nothing is stored", lambda: not manager.names())
+
+
+@tap.test("a VM with KVM Userfault: its files have numbers, and outlive the daemon")
+def userfault():
+    with Manager(userfault_vm.PAGES, fill=2) as manager, userfault_vm.Vm(manager).served() as vm:
+        vm.check_page(1, 1)
+        os.pwrite(vm.memory, b"guest", userfault_vm.PAGE)
+        for kill in range(5):
+            tap.equal(manager.names(), ["infill.1", "infill.1.0", "infill.1.1", "infill.1.2"], "names")
+            manager.kill()
+            random.shuffle(manager.stored)
+            manager.start()
+            tap.equal(vm.notice()[0], userfault_vm.SERVED, "the next daemon serves it")
+            vm.check_page(2 + kill, 2 + kill)
+        tap.equal(os.pread(vm.memory, 5, userfault_vm.PAGE), b"guest", "what was written")
+    until("they are removed", lambda: not manager.names())
+
+
+@tap.test("files of a VM that a daemon died over are dropped")
+def orphans():
+    with Manager(userfault_vm.PAGES, fill=2) as manager:
+        manager.kill()
+        manager.stored.append(("infill.1.0", os.open("/dev/null", os.O_RDONLY)))
+        manager.start()
+        until("it is removed", lambda: not manager.names())
+        with userfault_vm.Vm(manager).served() as vm:
+            manager.kill()
+            manager.start()
+            tap.equal(vm.notice()[0], userfault_vm.SERVED, "the next daemon serves a VM of that number")
+            vm.check_page(3, 1)
 
 
 @tap.test("a VM that was refused is kept by the next process, too")

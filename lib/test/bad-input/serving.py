@@ -5,6 +5,7 @@ Test support; may change freely. Not a test itself, so not executable.
 """
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -60,9 +61,9 @@ def alive(pid):
 
 
 class Server:
-    """helper/server on an image of its own."""
+    """helper/server on an image of its own; it may open so many files."""
 
-    def __init__(self, pages=512, image=None, env=None, pass_fds=(), **options):
+    def __init__(self, pages=512, image=None, env=None, pass_fds=(), files=None, **options):
         self.dir = folder()
         self.socket = os.path.join(self.dir, "sock")
         self.image = image or make_image(os.path.join(self.dir, "image"), pages)
@@ -71,7 +72,8 @@ class Server:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [SERVER, self.socket, self.image] + self.options, stdout=subprocess.PIPE,
-                stderr=log, stdin=subprocess.DEVNULL, env=env, pass_fds=pass_fds)
+                stderr=log, stdin=subprocess.DEVNULL, env=env, pass_fds=pass_fds,
+                preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))))
         self.pid = self.process.pid
         if self.process.stdout.read(1) != b"r":
             self.process.wait(HANG)

@@ -187,21 +187,10 @@ static void kill_once(struct crash *crash)
 		fail_msg("after %u kills no worker serves", crash->kills);
 	}
 	moment[which](crash);
-	assert_int_equal(kill(worker, SIGKILL), 0);
 	crash->at[which]++;
 	crash->kills++;
-	if (!fakeserver_worker_wait(&crash->server, worker, 20000)) {
-		fakeserver_tail(&crash->server, 20);
+	if (!fakeserver_kill_worker(&crash->server, worker))
 		fail_msg("after %u kills there is no new worker", crash->kills);
-	}
-}
-
-static unsigned kills_wanted(void)
-{
-	const char *text = getenv("INFILL_CRASH_KILLS");
-	unsigned kills = text ? (unsigned)strtoul(text, NULL, 10) : 0;
-
-	return kills ? kills : 200;
 }
 
 static void crash_start(struct crash *crash)
@@ -230,7 +219,7 @@ static void killed_worker_costs_time_only(void **state)
 		.image = { .bytes = 24u << 20, .seed = 111, .hole_every = 17, .zero_every = 17 },
 		.random = 7,
 	};
-	unsigned wanted = (kills_wanted() * crash.row->share + 99) / 100;
+	unsigned wanted = (fakeserver_kills(200) * crash.row->share + 99) / 100;
 
 	rig_need_userfaultfd();
 	fake_deadline("crash/worker_kill", 60 + 2 * wanted);

@@ -175,6 +175,24 @@ pid_t fakeserver_worker_wait(const struct fakeserver *server, pid_t not, unsigne
 	return 0;
 }
 
+bool fakeserver_kill_worker(const struct fakeserver *server, pid_t worker)
+{
+	if (kill(worker, SIGKILL))
+		fake_die("kill the worker");
+	if (fakeserver_worker_wait(server, worker, 20000))
+		return true;
+	fakeserver_tail(server, 20);
+	return false;
+}
+
+unsigned fakeserver_kills(unsigned otherwise)
+{
+	const char *text = getenv("INFILL_CRASH_KILLS");
+	unsigned kills = text ? (unsigned)strtoul(text, NULL, 10) : 0;
+
+	return kills ? kills : otherwise;
+}
+
 void fakeserver_tail(const struct fakeserver *server, unsigned lines)
 {
 	char command[240];

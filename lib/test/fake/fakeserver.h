@@ -44,6 +44,15 @@ bool fakeserver_vm(const struct fakeserver *server, pid_t pid, const char *field
 /* Wait until the worker is another than NOT.  Its pid, or 0. */
 pid_t fakeserver_worker_wait(const struct fakeserver *server, pid_t not, unsigned timeout_ms);
 
+/*
+ * SIGKILL for the worker; wait until there is another.  False: there is none
+ * within 20 s, and what the server logged is on stderr.
+ */
+bool fakeserver_kill_worker(const struct fakeserver *server, pid_t worker);
+
+/* How often tests of the group crash kill: $INFILL_CRASH_KILLS, or OTHERWISE. */
+unsigned fakeserver_kills(unsigned otherwise);
+
 /* Write what the server logged to stderr, the last LINES lines of it. */
 void fakeserver_tail(const struct fakeserver *server, unsigned lines);
 

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* remote_session.c: a session whose pager is another process.  Internal, but for infill.h's. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "err.h"
+#include "memfd.h"
+#include "memory.h"
+#include "remote.h"
+#include "remote_session.h"
+#include "thread.h"
+#include "uffd.h"
+#include "userfault.h"
+
+#define VCPUS_MAX 65536u
+#define VERDICT_MS 2000 /* until the thread that hears the pager says why it is gone */
+
+/* ---- what the pager says ------------------------------------------------------------ */
+
+/*
+ * Nobody fills any more.  A vCPU that is in KVM, waiting for the userfaultfd,
+ * would wait for ever, and hold up who ends the VM: it gets a memory error.
+ */
+static void poison_region(struct infill_session *s, const struct pagemap_region *r)
+{
+	uint64_t end = r->first + r->pages, page = r->first, run, done;
+
+	for (; page < end; page += run) {
+		for (run = 0; page + run < end; run++)
+			if (!userfault_missing(s->userfault, r, page + run))
+				break;
+		if (!run) {
+			run = 1;
+			continue;
+		}
+		/* Where a page is there all the same, go on behind it. */
+		if (uffd_poison(s->uffd, pagemap_hva(r, page), run * r->page_size, &done))
+			run = done / r->page_size + 1;
+	}
+}
+
+static void poison_missing(struct infill_session *s)
+{
+	for (unsigned i = 0; s->uffd >= 0 && i < s->pm.header->regions; i++)
+		if (s->pm.header->region[i].backing != INFILL_BACKING_GUEST_MEMFD)
+			poison_region(s, &s->pm.header->region[i]);
+}
+
+static void fail(struct infill_session *s, int code)
+{
+	session_fail(s, code);
+	/* Who waits for an answer finds the reason in the session. */
+	remote_shutdown(s->remote);
+	poison_missing(s);
+}
+
+static void become_resident(struct infill_session *s)
+{
+	int err;
+
+	if (s->resident)
+		return;
+	err = userfault_disable(s->userfault);
+	if (err) {
+		fail(s, err);
+		return;
+	}
+	userfault_forget(s->userfault);
+	s->resident = true;
+	stats_mark(&s->pm.stats->resident_ns, stats_now());
+	session_event(s, INFILL_EVENT_RESIDENT, 0, 0, 0, NULL);
+	session_reach(s, INFILL_WAIT_RESIDENT);
+}
+
+/* False: there will be no other. */
+static bool hear(struct infill_session *s)
+{
+	struct wire_notice notice;
+	char text[WIRE_NOTICE_MAX];
+	int rc = remote_notice(s->remote, &notice, text, -1);
+
+	if (rc) {
+		/* Who has all its pages can do without. */
+		if (!s->resident && !session_over(s))
+			fail(s, rc);
+		return false;
+	}
+	if (notice.type == WIRE_RESIDENT)
+		become_resident(s);
+	else if (notice.type == WIRE_ERROR && !s->resident)
+		fail(s, err_set(notice.error ? -(int)notice.error : -EPROTO, "pager: %s", text));
+	return !session_over(s);
+}
+
+static void *listen_thread(void *arg)
+{
+	while (hear(arg))
+		;
+	return NULL;
+}
+
+void remote_session_stop(struct infill_session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->over = true;
+	pthread_mutex_unlock(&s->lock);
+	remote_shutdown(s->remote);
+	pthread_join(s->remote_thread, NULL);
+	remote_free(s->remote);
+}
+
+/* Why nothing is filled any more. */
+static int verdict(struct infill_session *s)
+{
+	int err = infill_session_wait(s, INFILL_WAIT_END, VERDICT_MS);
+
+	return err == -ETIMEDOUT ? -ECONNRESET : err;
+}
+
+/* ---- pages ---------------------------------------------------------------------------- */
+
+int remote_session_page(struct infill_session *s, unsigned thread, const struct pagemap_region *r,
+			uint64_t page, const volatile uint8_t *stop, uint64_t *count)
+{
+	uint64_t gpa = r->gpa + (page - r->first) * r->page_size, first, bytes, end;
+	int err;
+
+	*count = 1;
+	if (!userfault_missing(s->userfault, r, page))
+		return 0;
+	if (session_over(s))
+		return verdict(s);
+	err = remote_ask(s->remote, thread, gpa, stop, &first, &bytes);
+	if (err && !userfault_missing(s->userfault, r, page))
+		return 0;
+	if (err == -ECONNRESET)
+		err = verdict(s);
+	if (err)
+		return err;
+	end = first + bytes < r->gpa + r->length ? first + bytes : r->gpa + r->length;
+	if (end > gpa)
+		*count = (end - gpa) / r->page_size;
+	return 0;
+}
+
+/* ---- starting --------------------------------------------------------------------------- */
+
+static int check_options(const struct infill_session_options *o, const struct infill_memory *memory,
+			 unsigned vcpus)
+{
+	if (o->trace || o->record || o->cache || o->fill || o->rate || o->watch_fd > 0)
+		return err_set(-EINVAL, "session: trace, record, cache, fill, rate and watch_fd are "
+			       "the pager's: must be unset");
+	if (!memory->count)
+		return err_set(-EINVAL, "memory: has no region");
+	if (!vcpus || vcpus > VCPUS_MAX)
+		return err_set(-EINVAL, "session: %u vCPUs: must be 1 to %u", vcpus, VCPUS_MAX);
+	return 0;
+}
+
+/* The file of all bitmaps, which nobody can cut short.  An fd or -errno. */
+static int make_bitmaps(const struct infill_memory *memory)
+{
+	uint64_t host_page = (uint64_t)sysconf(_SC_PAGESIZE), bytes = 0;
+	int fd;
+
+	for (unsigned i = 0; i < memory->count; i++)
+		bytes += wire_bitmap_bytes(memory->region[i].length, host_page);
+	fd = memfd_make("infill-userfault", bytes);
+	if (fd < 0)
+		return err_set(fd, "userfault: cannot make the bitmaps: %m");
+	if (!fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		return fd;
+	err_set(-errno, "userfault: cannot seal the bitmaps: %m");
+	close(fd);
+	return -EPERM;
+}
+
+/* Of the state file only the regions and the counters are used: the pager has the states. */
+static int open_regions(struct infill_session *s, const struct infill_memory *memory)
+{
+	const struct infill_identity none = { 0 };
+	int fd = session_new_state(), err;
+	bool resumed;
+
+	if (fd < 0)
+		return fd;
+	err = pagemap_open(&s->pm, fd, memory, &none, 0, &resumed);
+	close(fd);
+	return err;
+}
+
+static int connect_vm(struct infill_session *s, const char *path, int vm_fd,
+		      const struct infill_memory *memory, unsigned vcpus)
+{
+	int bitmaps, err = userfault_check(vm_fd);
+
+	if (!err)
+		err = session_watch(s, memory);
+	if (!err)
+		err = open_regions(s, memory);
+	if (err)
+		return err;
+	stats_mark(&s->pm.stats->start_ns, stats_now());
+	s->reached = 1u << INFILL_WAIT_TRACE | 1u << INFILL_WAIT_RECORDED;
+	bitmaps = make_bitmaps(memory);
+	if (bitmaps < 0)
+		return bitmaps;
+	err = userfault_new(&s->userfault, vm_fd, bitmaps, memory, &s->pm);
+	if (!err)
+		err = remote_connect(&s->remote, path, memory, bitmaps, s->uffd, vcpus);
+	close(bitmaps);
+	return err;
+}
+
+int infill_session_connect_vm(struct infill_session **session, const char *path, int vm_fd,
+			      const struct infill_memory *memory, unsigned vcpus,
+			      const struct infill_session_options *options)
+{
+	struct infill_session *s = NULL;
+	int err = session_new(&s, NULL, options);
+
+	if (err)
+		return err;
+	err = check_options(&s->options, memory, vcpus);
+	if (!err)
+		err = connect_vm(s, path, vm_fd, memory, vcpus);
+	if (!err) {
+		err = thread_new(&s->remote_thread, listen_thread, s);
+		if (err)
+			err_set(err, "session: cannot start a thread: %m");
+	}
+	if (!err) {
+		*session = s;
+		return 0;
+	}
+	if (s->userfault)
+		userfault_disable(s->userfault);
+	remote_free(s->remote);
+	session_free(s);
+	return err;
+}
