@@ -7,6 +7,7 @@
 #   make install DESTDIR= PREFIX=/usr/local
 #   make SAN=address,undefined      the same into build/asan
 #   make SAN=thread                 the same into build/tsan
+#   make SYSTEMD=0                  without libsystemd, and so without --fd-store
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -19,6 +20,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 V ?= 0
 SAN ?=
+SYSTEMD ?= 1
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -37,7 +39,7 @@ endif
 
 # ---- sources: one list each, sorted ----------------------------------------
 
-LIB_SRC := $(sort $(wildcard lib/src/*.c))
+LIB_SRC := $(filter-out $(if $(filter 0,$(SYSTEMD)),lib/src/fdstore.c),$(sort $(wildcard lib/src/*.c)))
 CLI_SRC := $(filter-out cli/shim.c,$(sort $(wildcard cli/*.c)))
 SHIM_SRC := $(sort $(wildcard cli/shim.c))
 # The reference VMM; VMM_ARCH is the machine that it is built for, as uname -m has it.
@@ -64,7 +66,7 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 # ---- flags -----------------------------------------------------------------
 
 # libxxhash is used from its header alone.
-PACKAGES := liburing jansson libsystemd libxxhash
+PACKAGES := liburing jansson $(if $(filter-out 0,$(SYSTEMD)),libsystemd) libxxhash
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
 
@@ -73,6 +75,7 @@ WARNINGS := -Wall -Wextra -Werror -Wshadow -Wmissing-prototypes -Wstrict-prototy
 	-Wold-style-definition -Wformat=2 -Wundef -Wwrite-strings -Wpointer-arith
 # _GNU_SOURCE is empty so that a source that defines it too agrees.
 CPPFLAGS_ALL = -D_GNU_SOURCE= -Ilib/include -Ilib/src $(CPPFLAGS)
+CPPFLAGS_ALL += $(if $(filter 0,$(SYSTEMD)),-DINFILL_NO_SYSTEMD)
 CFLAGS_ALL = -std=gnu11 $(CFLAGS) $(WARNINGS) -pthread -fPIC -fvisibility=hidden \
 	-ffunction-sections -fdata-sections -fno-omit-frame-pointer $(PACKAGE_CFLAGS)
 LDFLAGS_ALL = -pthread -Wl,--as-needed $(LDFLAGS)

@@ -9,11 +9,11 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "common.h"
 #include "files.h"
+#include "systemd.h"
 
 enum {
 	KEY_MAX_VMS = CLI_FIRST_KEY,

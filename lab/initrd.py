@@ -135,6 +135,7 @@ def guest(part, name):
 
 # What makes each of data.FILES for an architecture, and returns its path.
 MAKERS = {
+    "infill": lambda arch: made_by("lab/static", arch, "infill"),
     "infill-vmm": lambda arch: made_by("lab/static", arch, "infill-vmm"),
     "engine": lambda arch: made_by("lab/static", arch, "test/lab/engine"),
     "vmlinuz": guest("kernel", "vmlinuz"),

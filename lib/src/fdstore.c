@@ -22,7 +22,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -31,6 +30,7 @@
 #include "fdstore.h"
 #include "loop.h"
 #include "memfd.h"
+#include "systemd.h"
 #include "vmset.h"
 #include "worker.h"
 

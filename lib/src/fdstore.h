@@ -9,6 +9,39 @@
 
 #include "serve.h"
 
+#ifdef INFILL_NO_SYSTEMD
+#include <errno.h>
+
+#include "err.h"
+
+static inline int fdstore_check(void)
+{
+	return err_set(-EOPNOTSUPP, "fds cannot be stored: infill was built without libsystemd");
+}
+
+static inline int fdstore_listener(void)
+{
+	return -1;
+}
+
+static inline bool fdstore_cache(struct server *server)
+{
+	(void)server;
+	return false;
+}
+
+static inline void fdstore_keep_cache(const struct server *server)
+{
+	(void)server;
+}
+
+static inline int fdstore_run(struct server *server)
+{
+	(void)server;
+	return fdstore_check();
+}
+#else
+
 /* Is there a service manager to keep fds?  0 or -ENOTCONN. */
 int fdstore_check(void);
 
@@ -23,5 +56,7 @@ void fdstore_keep_cache(const struct server *server);
 
 /* Serve until stopped, with the VMs that the service manager has kept.  0 or -errno. */
 int fdstore_run(struct server *server);
+
+#endif
 
 #endif
