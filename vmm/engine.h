@@ -13,7 +13,8 @@
 enum engine_fill { FILL_ALL, FILL_TRACE, FILL_NONE };
 
 struct engine_options {
-	const char *memory;         /* the memory file */
+	const char *memory;         /* the memory file; NULL: the pager has it */
+	const char *pager;          /* the socket of one in another process; NULL: none */
 	const char *trace, *record; /* NULL: none */
 	bool prefault;
 	enum engine_fill fill;
@@ -24,7 +25,7 @@ struct engine {
 	const struct engine_ops *ops;
 	struct engine_options options;
 	struct vm *vm;
-	int fd;    /* the memory file */
+	int fd;    /* the memory file; -1: the pager has it */
 	void *own; /* the engine's */
 };
 
@@ -33,6 +34,7 @@ struct engine_ops {
 	/* What it can do; anything else is wrong usage. */
 	bool backing[3]; /* by enum memory_backing */
 	bool trace;      /* --trace and --record */
+	bool pager;      /* --pager */
 	bool prefault;
 
 	/*

@@ -3,7 +3,8 @@
  * engine_pager.c: memory is missing until the guest, KVM or this process touches it,
  * and libinfill fills it; what nobody touches follows after that.  `uffd` has a
  * thread of libinfill fill what a userfaultfd reports; with `userfault` a vCPU that
- * misses a page exits, and fills it on its own thread.  All that a VMM needs to
+ * misses a page exits, and fills it on its own thread, or asks a pager in another
+ * process for it.  All that a VMM needs to
  * embed libinfill is here.
  */
 #include <errno.h>
@@ -95,6 +96,20 @@ static uint32_t fill_of(enum engine_fill fill)
 	}
 }
 
+/* The pager is another process, `infill serve`. */
+static int connect_session(struct engine *engine, struct pager *pager)
+{
+	const struct infill_session_options options = {
+		.size = sizeof(options),
+		.event = on_event,
+		.event_arg = engine,
+		.flags = engine->options.prefault ? INFILL_SESSION_PREFAULT : 0,
+	};
+
+	return infill_session_connect_vm(&pager->session, engine->options.pager, engine->vm->fd,
+					 pager->memory, engine->vm->vcpus, &options);
+}
+
 static int start_session(struct engine *engine, struct pager *pager, bool userfault)
 {
 	const struct infill_session_options options = {
@@ -137,6 +152,16 @@ static void write_stat(FILE *out, void *arg)
 	fprintf(out, err ? "null" : "}");
 }
 
+/* With a pager of this process: its image, its threads, the session. */
+static int start_own(struct engine *engine, struct pager *pager, bool userfault)
+{
+	int err = infill_image_open_fd(&pager->image, engine->fd, engine->options.memory, NULL);
+
+	if (!err)
+		err = infill_pool_new(&pager->pool, NULL);
+	return err ? err : start_session(engine, pager, userfault);
+}
+
 static int pager_start(struct engine *engine, bool userfault)
 {
 	struct pager *pager = calloc(1, sizeof(*pager));
@@ -145,15 +170,12 @@ static int pager_start(struct engine *engine, bool userfault)
 	if (!pager)
 		return vmm_error(-ENOMEM, "pager: %m");
 	engine->own = pager;
-	err = infill_image_open_fd(&pager->image, engine->fd, engine->options.memory, NULL);
-	if (!err)
-		err = infill_memory_new(&pager->memory);
+	err = infill_memory_new(&pager->memory);
 	if (!err)
 		err = describe_memory(engine->vm, pager->memory, userfault);
 	if (!err)
-		err = infill_pool_new(&pager->pool, NULL);
-	if (!err)
-		err = start_session(engine, pager, userfault);
+		err = engine->options.pager ? connect_session(engine, pager) :
+					      start_own(engine, pager, userfault);
 	if (!err) {
 		engine->vm->pager_stat = write_stat;
 		engine->vm->pager_stat_arg = pager;
@@ -201,11 +223,24 @@ static enum next fill_page(struct vcpu *vcpu, void *arg)
 	const struct pager *pager = engine->own;
 	int err = infill_vcpu_exit(pager->vcpu[vcpu->index], vcpu->run);
 
-	if (!err)
+	if (!err || err == -EINTR) /* KVM_RUN sees why it was interrupted */
 		return NEXT_RUN;
 	vmm_error(err < 0 ? err : -EFAULT, "vCPU %u: %s", vcpu->index,
 		  err < 0 ? infill_error() : "guest memory cannot be accessed");
 	return NEXT_FAIL;
+}
+
+/* What this process reads of a guest_memfd faults nowhere: it would be saved as zeros. */
+static int fill_all(void *arg)
+{
+	const struct engine *engine = arg;
+	const struct pager *pager = engine->own;
+	const struct vm *vm = engine->vm;
+	int err = 0;
+
+	for (unsigned i = 0; i < vm->regions && !err; i++)
+		err = infill_session_fill(pager->session, vm->region[i].gpa, vm->region[i].bytes);
+	return err ? vmm_error(err, "pager: %s", infill_error()) : 0;
 }
 
 static int userfault_start(struct engine *engine)
@@ -221,6 +256,8 @@ static int userfault_start(struct engine *engine)
 	}
 	vm->memory_fault = fill_page;
 	vm->memory_fault_arg = engine;
+	vm->make_whole = fill_all;
+	vm->make_whole_arg = engine;
 	return err;
 }
 
@@ -252,6 +289,7 @@ const struct engine_ops engine_userfault = {
 	.name = "userfault",
 	.backing = { true, true, true },
 	.trace = true,
+	.pager = true,
 	.prefault = true,
 	.start = userfault_start,
 	.ready = userfault_ready,

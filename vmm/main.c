@@ -28,17 +28,20 @@ static const char usage_text[] =
 	"                      [--trace FILE | --record FILE] [--prefault]\n"
 	"                      [--fill all|trace|none]\n"
 	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"       infill-vmm restore --pager SOCKET --state FILE --engine userfault [--prefault]\n"
+	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
 	"\n"
 	"Runs a Linux guest on KVM, its console on standard input and output; saves it to\n"
 	"two files and ends it; says what it has done; goes on with it from its files.\n";
 
 enum { KEY_HELP = 'h', KEY_KERNEL = 256, KEY_INITRD, KEY_APPEND, KEY_MEMORY, KEY_CPUS, KEY_BACKING,
-       KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT,
+       KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT, KEY_PAGER,
        KEY_FILL };
 
 /* What the options of all commands say. */
 struct arguments {
-	const char *kernel, *initrd, *append, *memory, *cpus, *control, *state, *trace, *record;
+	const char *kernel, *initrd, *append, *memory, *cpus, *control, *state, *trace, *record,
+		*pager;
 	const struct engine_ops *engine;
 	enum memory_backing backing;
 	enum engine_fill fill;
@@ -63,6 +66,7 @@ static int option(struct arguments *a, int key)
 	case KEY_STATE: a->state = optarg; break;
 	case KEY_TRACE: a->trace = optarg; break;
 	case KEY_RECORD: a->record = optarg; break;
+	case KEY_PAGER: a->pager = optarg; break;
 	case KEY_PREFAULT: a->prefault = true; break;
 	case KEY_FILL:
 		if (!engine_fill_of(optarg, &a->fill))
@@ -214,8 +218,13 @@ static int stat_command(int argc, char **argv)
 /* What an engine cannot do is no failure of it. */
 static int check_restore(const struct arguments *a)
 {
-	if (!a->memory || !a->state || !a->engine)
-		return wrong("restore", "needs --memory, --state and --engine");
+	if ((!a->memory && !a->pager) || !a->state || !a->engine)
+		return wrong("restore", "needs --memory or --pager, --state and --engine");
+	if (a->pager && !a->engine->pager)
+		return wrong("--pager", "not with this engine: use userfault");
+	if (a->pager && (a->memory || a->trace || a->record || a->fill != FILL_ALL))
+		return wrong(a->memory ? "--memory" : a->trace ? "--trace" :
+			     a->record ? "--record" : "--fill", "is the pager's, with --pager");
 	if (!a->engine->backing[a->backing])
 		return wrong("--backing", "not with this engine");
 	if ((a->trace || a->record) && !a->engine->trace)
@@ -243,6 +252,7 @@ static int restore_command(int argc, char **argv)
 		{ "record", required_argument, NULL, KEY_RECORD },
 		{ "prefault", no_argument, NULL, KEY_PREFAULT },
 		{ "fill", required_argument, NULL, KEY_FILL },
+		{ "pager", required_argument, NULL, KEY_PAGER },
 		{ "backing", required_argument, NULL, KEY_BACKING },
 		{ "control", required_argument, NULL, KEY_CONTROL },
 		{ "help", no_argument, NULL, KEY_HELP },
@@ -260,7 +270,7 @@ static int restore_command(int argc, char **argv)
 	options = (struct restore_options){
 		.engine = a.engine, .state = a.state, .control = a.control, .backing = a.backing,
 		.engine_options = { .memory = a.memory, .trace = a.trace, .record = a.record,
-				    .prefault = a.prefault, .fill = a.fill },
+				    .pager = a.pager, .prefault = a.prefault, .fill = a.fill },
 	};
 	return restore(&options);
 }

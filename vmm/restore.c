@@ -61,11 +61,12 @@ int restore(const struct restore_options *options)
 
 	if (monitor_init() || state_read(&state, options->state))
 		return 1;
-	engine.fd = memory_open(engine.options.memory, state_memory_bytes(state));
-	if (engine.fd >= 0) {
+	engine.fd = engine.options.pager ? -1 :
+		    memory_open(engine.options.memory, state_memory_bytes(state));
+	if (engine.fd >= 0 || engine.options.pager)
 		status = run(&engine, options, state);
+	if (engine.fd >= 0)
 		close(engine.fd);
-	}
 	state_free(state);
 	return status;
 }

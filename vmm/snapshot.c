@@ -27,6 +27,8 @@ int snapshot_write(struct vm *vm, const char *memory, const char *path)
 		return vmm_error(-ENOMEM, "state: %m");
 	/* Before memory: KVM may write to the guest's when it is asked for state. */
 	err = collect(vm, state);
+	if (!err && vm->make_whole)
+		err = vm->make_whole(vm->make_whole_arg);
 	if (!err)
 		err = memory_save(vm, memory);
 	if (!err)

@@ -72,6 +72,9 @@ struct vm {
 	 */
 	enum next (*memory_fault)(struct vcpu *vcpu, void *arg);
 	void *memory_fault_arg;
+	/* Have all of memory there before it is saved; 0, or -errno after vmm_error(); NULL: it is. */
+	int (*make_whole)(void *arg);
+	void *make_whole_arg;
 
 	/*
 	 * Writes what the pager has done as a JSON object, on main's thread; NULL: there

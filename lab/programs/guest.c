@@ -22,7 +22,7 @@
 #define WAIT_SHARE 4
 #define WAIT_SECONDS 240 /* where no lab says what the case may take */
 
-static double wait_seconds(void)
+double wait_seconds(void)
 {
 	const char *limit = getenv("LAB_SECONDS");
 

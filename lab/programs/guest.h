@@ -31,6 +31,9 @@ struct guest {
 /* Seconds of CLOCK_MONOTONIC. */
 double now(void);
 
+/* How long one answer may take. */
+double wait_seconds(void);
+
 /* Start the VMM with these words; NULL ends them.  It dies with this process. */
 void start(struct guest *guest, char **words);
 

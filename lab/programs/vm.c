@@ -7,9 +7,12 @@
  *
  *	vm [-c CPUS] [-r RUNS]
  *		CPUS vCPUs: 1 and 4 when it is not said.  RUNS: only restores whose number
- *		(the order of `restores`) is in this list of hexadecimal digits
+ *		(the order of `restores`, then `served`) is that of a letter in this list: a
+ *		for the first; x: their pager is lost; y and z: saved once more
  *
- * To have another restore tried add a line to `restores`.
+ * To have another restore tried add a line to `restores`, or to `served`: these have
+ * `infill serve` as their pager, and are tried once more while its worker is killed
+ * with SIGKILL again and again.
  */
 #include <signal.h>
 #include <stdarg.h>
@@ -20,14 +23,17 @@
 #include <unistd.h>
 
 #include "guest.h"
+#include "pager.h"
 
 #define WORDS_MAX 24
 
 /* What is restored; NULL ends the words. */
-static const struct {
+struct restore {
 	const char *name;
-	const char *words[8];
-} restores[] = {
+	const char *words[10];
+};
+
+static const struct restore restores[] = {
 	{ "eager, memfd", { "--engine", "eager", NULL } },
 	{ "eager, guest-memfd", { "--engine", "eager", "--backing", "guest-memfd", NULL } },
 	{ "mmap", { "--engine", "mmap", NULL } },
@@ -45,6 +51,14 @@ static const struct {
 	{ "eager, guest-memfd, prefaulted",
 	  { "--engine", "eager", "--backing", "guest-memfd", "--prefault", NULL } },
 };
+
+static const struct restore served[] = {
+	{ "userfault, memfd, served", { "--engine", "userfault", "--pager", PAGER, NULL } },
+	{ "userfault, guest-memfd, served",
+	  { "--engine", "userfault", "--backing", "guest-memfd", "--pager", PAGER, NULL } },
+};
+
+#define COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
 
 static unsigned int tests, failed;
 
@@ -70,23 +84,96 @@ struct answers {
 	uint64_t all, work;
 };
 
-static void test_restore(unsigned int i, const char *cpus, const struct answers *expected)
+/* ---- restores ----------------------------------------------------------------------------- */
+
+static void start_restore(struct guest *guest, const struct restore *restore, bool memory)
 {
-	char *words[WORDS_MAX] = { VMM, "restore", "--memory", MEMORY, "--state", STATE };
+	char *words[WORDS_MAX] = { VMM, "restore", "--state", STATE, "--memory", MEMORY };
+	unsigned int used = memory ? 6 : 4;
+
+	for (unsigned int n = 0; restore->words[n]; n++)
+		words[used++] = (char *)restore->words[n];
+	words[used] = NULL;
+	start(guest, words);
+}
+
+static bool check_data(struct guest *guest, const char *cpus, const char *name, const char *how,
+		       const struct answers *expected)
+{
 	struct answers found = { 0 };
+	bool good = ask_sum(guest, "check\n", "all ok ", &found.all) && found.all == expected->all;
+
+	if (!ok(good, "%s CPUs: %s%s: the data is what it was", cpus, name, how))
+		kill_guest(guest);
+	return good;
+}
+
+static void work_on(struct guest *guest, const char *cpus, const char *name, const char *how)
+{
+	struct answers found = { 0 };
+	bool good = ask_sum(guest, "go\n", "work 2 ok ", &found.work);
+
+	ok(good, "%s CPUs: %s%s: it works on", cpus, name, how);
+	ok(power_off(guest), "%s CPUs: %s%s: power-off", cpus, name, how);
+}
+
+static void test_restore(const struct restore *restore, const char *cpus,
+			 const struct answers *expected)
+{
+	struct guest guest;
+
+	start_restore(&guest, restore, true);
+	if (check_data(&guest, cpus, restore->name, "", expected))
+		work_on(&guest, cpus, restore->name, "");
+}
+
+/* The pager is asked to end while the guest works on: it does when it is needed no more. */
+static void test_served(const struct restore *restore, const char *cpus,
+			const struct answers *expected, bool killed)
+{
+	const char *how = killed ? ", killed" : "";
 	struct guest guest;
 	bool good;
 
-	for (unsigned int n = 0; restores[i].words[n]; n++)
-		words[6 + n] = (char *)restores[i].words[n];
-	start(&guest, words);
-	good = ask_sum(&guest, "check\n", "all ok ", &found.all) && found.all == expected->all;
-	good = ok(good, "%s CPUs: %s: the data is what it was", cpus, restores[i].name);
-	if (!good)
-		return kill_guest(&guest);
-	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);
-	ok(good, "%s CPUs: %s: it works on", cpus, restores[i].name);
-	ok(power_off(&guest), "%s CPUs: %s: power-off", cpus, restores[i].name);
+	if (!ok(start_pager(killed), "%s CPUs: %s%s: the pager", cpus, restore->name, how))
+		return;
+	start_restore(&guest, restore, false);
+	good = check_data(&guest, cpus, restore->name, how, expected);
+	ok(stop_pager(killed), "%s CPUs: %s%s: the pager's end", cpus, restore->name, how);
+	if (good)
+		work_on(&guest, cpus, restore->name, how);
+}
+
+/* The pager dies, all of it, before the guest has its pages: the VMM ends, and nothing hangs. */
+static void test_lost(const struct restore *restore, const char *cpus)
+{
+	struct guest guest;
+	bool good;
+
+	if (!ok(start_pager(false), "%s CPUs: %s, lost: the pager", cpus, restore->name))
+		return;
+	start_restore(&guest, restore, false);
+	good = write(guest.in, "check\n", 6) == 6 && lose_pager();
+	good = !expect(&guest, "all ok ") && good &&
+	       strstr(guest.line, "the connection has ended");
+	ok(finish(&guest) == 1 && good, "%s CPUs: %s, lost: the VMM says so and ends", cpus,
+	   restore->name);
+}
+
+/* Those that RUNS names; each of `served` has two letters. */
+static void test_restores(const char *cpus, const struct answers *expected, const char *runs)
+{
+	char letter = 'a';
+
+	for (unsigned int i = 0; i < COUNT(restores); i++, letter++)
+		if (!runs || strchr(runs, letter))
+			test_restore(&restores[i], cpus, expected);
+	for (unsigned int i = 0; i < 2 * COUNT(served); i++, letter++)
+		if (!runs || strchr(runs, letter))
+			test_served(&served[i / 2], cpus, expected, i % 2);
+	for (unsigned int i = 0; i < COUNT(served); i++)
+		if (!runs || strchr(runs, 'x'))
+			test_lost(&served[i], cpus);
 }
 
 /* It says what it has done while its vCPUs are in KVM_RUN, where an idle guest stays. */
@@ -97,36 +184,53 @@ static bool says_stat(void)
 	bool good;
 
 	start(&client, words);
-	good = read_line(&client, now() + 30) && strstr(client.line, "\"pf_taken\": ") &&
+	good = read_line(&client, now() + wait_seconds()) && strstr(client.line, "\"pf_taken\": ") &&
 	       strstr(client.line, "\"demand_pages\": ");
 	return finish(&client) == 0 && good;
 }
 
 /* A guest that was restored, and is not all there yet, is saved as any other. */
-static void test_again(const char *cpus, const struct answers *expected)
+static void test_again(const struct restore *restore, bool pager_serves, const char *cpus,
+		       const struct answers *expected)
 {
-	char *first[] = { VMM, "restore", "--memory", MEMORY, "--state", STATE, "--engine", "uffd",
-			  "--control", CONTROL, NULL };
+	struct restore first = { "", { "--control", CONTROL } };
 	char *second[] = { VMM, "restore", "--memory", MEMORY "2", "--state", STATE "2", "--engine",
 			   "eager", NULL };
 	struct answers found = { 0 };
 	struct guest guest;
 	bool good;
 
-	start(&guest, first);
+	for (unsigned int n = 0; restore->words[n]; n++)
+		first.words[n + 2] = restore->words[n];
+	if (pager_serves && !ok(start_pager(false), "%s CPUs: again: the pager", cpus))
+		return;
+	start_restore(&guest, &first, !pager_serves);
 	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);
-	ok(good && says_stat(), "%s CPUs: again: it says what it has done", cpus);
+	ok(good && says_stat(), "%s CPUs: again: %s: it says what it has done", cpus, restore->name);
 	good = good && take_snapshot(&guest, "2");
-	if (!ok(good, "%s CPUs: again: snapshot of a restored guest", cpus))
+	if (pager_serves)
+		ok(stop_pager(false), "%s CPUs: again: the pager's end", cpus);
+	if (!ok(good, "%s CPUs: again: %s: snapshot of a restored guest", cpus, restore->name))
 		return kill_guest(&guest);
 	start(&guest, second);
 	good = ask_sum(&guest, "go\n", "work 3 ok ", &found.work) &&
 	       ask_sum(&guest, "check\n", "all ok ", &found.all) && found.all != expected->all;
-	if (!ok(good, "%s CPUs: again: the data is what it was, and what was written since", cpus))
+	if (!ok(good, "%s CPUs: again: %s: the data is what it was, and what was written since", cpus,
+		restore->name))
 		return kill_guest(&guest);
-	ok(power_off(&guest), "%s CPUs: again: power-off", cpus);
+	ok(power_off(&guest), "%s CPUs: again: %s: power-off", cpus, restore->name);
 	unlink(MEMORY "2");
 	unlink(STATE "2");
+}
+
+static void test_all_again(const char *cpus, const struct answers *expected, const char *runs)
+{
+	static const struct restore by_uffd = { "uffd, memfd", { "--engine", "uffd", NULL } };
+
+	if (!runs || strchr(runs, 'y'))
+		test_again(&by_uffd, false, cpus, expected);
+	if (!runs || strchr(runs, 'z'))
+		test_again(&served[1], true, cpus, expected);
 }
 
 static void test_all(const char *cpus, const char *backing, const char *runs)
@@ -141,10 +245,8 @@ static void test_all(const char *cpus, const char *backing, const char *runs)
 		return kill_guest(&guest);
 	if (!ok(take_snapshot(&guest, ""), "%s CPUs, %s: snapshot", cpus, backing))
 		return;
-	for (unsigned int i = 0; i < sizeof(restores) / sizeof(restores[0]); i++)
-		if (!runs || strchr(runs, "0123456789abcdef"[i]))
-			test_restore(i, cpus, &answers);
-	test_again(cpus, &answers);
+	test_restores(cpus, &answers, runs);
+	test_all_again(cpus, &answers, runs);
 }
 
 int main(int argc, char **argv)
