@@ -265,7 +265,9 @@ static void a_failed_session_is_told(void **state)
 	assert_int_equal(rc, -ESTALE);
 	assert_int_equal(hear(&b, text), WIRE_ERROR);
 	assert_non_null(strstr(text, "changed"));
-	assert_int_equal(fakekvm_touch(b.kvm, 0, 600, false), -ESTALE);
+	/* Who asks again is told the same, or finds the connection closed. */
+	rc = fakekvm_touch(b.kvm, 0, 600, false);
+	assert_true(rc == -ESTALE || rc == -ECONNRESET);
 	end(&b);
 }
 
