@@ -369,7 +369,7 @@ static bool process_is_gone(const struct vm *vm)
 static bool is_independent(const struct guest *g)
 {
 	return g->session && !g->vm.shared && !g->vm.failed && session_independent(g->session) &&
-	       !infill_session_wait(g->session, INFILL_WAIT_RESIDENT, 0);
+	       (g->resident || !infill_session_wait(g->session, INFILL_WAIT_RESIDENT, 0));
 }
 
 static void note(struct guest *g, enum infill_event_kind kind, char *text, size_t size)
@@ -395,6 +395,9 @@ static void look_at_events(struct guest *g)
 		server_log(g->set->server, LOG_WARNING, "VM %llu (pid %d): %s",
 			   (unsigned long long)g->vm.id, (int)g->vm.pid, text);
 	}
+	/* Who waits for it is told after this: a drain that asked too early would ask no more. */
+	if (events & 1u << INFILL_EVENT_RESIDENT)
+		g->resident = true;
 	if (events & 1u << INFILL_EVENT_ENDED) {
 		g->finished = true;
 	} else if (events & 1u << INFILL_EVENT_ERROR && !g->vm.failed) {

@@ -30,6 +30,7 @@ struct guest {
 	_Atomic uint32_t events;        /* 1 << kind, not yet looked at */
 	pthread_mutex_t lock;           /* note */
 	char note[VMSET_KINDS][256];    /* the last text of each kind */
+	bool resident;                  /* it has said so; infill_session_wait() may come later */
 	bool finished;                  /* to be removed by the next sweep */
 	struct guest *next;
 };
