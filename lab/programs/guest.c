@@ -19,7 +19,7 @@
  * One answer may take this share of what the case may: a whole boot in an emulated machine must fit,
  * and what is left must suffice to say which of many restores it was that hung.
  */
-#define WAIT_SHARE 4
+#define WAIT_SHARE 8
 #define WAIT_SECONDS 240 /* where no lab says what the case may take */
 
 double wait_seconds(void)
