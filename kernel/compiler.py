@@ -164,13 +164,20 @@ class Variant:
         self.link("vmlinux", "vmlinux")
         return warnings
 
+    def selftests_command(self, tree):
+        """The command line of the selftests' make. The .d files name each target as make does, which
+        ccache does not see to by itself, or a changed header would not have anything compiled again;
+        OUTPUT is relative so that these names are the same in every folder that is built in."""
+        source = os.path.realpath(os.path.join(tree, "tools", "testing", "selftests", "kvm"))
+        output = os.path.relpath(os.path.realpath(os.path.join(self.path, "selftests")), source)
+        return ["make", "-C", source, f"-j{len(os.sched_getaffinity(0))}", *self.tools(),
+                f"OUTPUT={output}", "EXTRA_CFLAGS=-MQ '$@'", f"KHDR_INCLUDES=-isystem {self.objects}/usr/include",
+                "LDFLAGS=-static -pthread"]
+
     def build_selftests(self, tree, what=None):
         """KVM's selftests, static, so that an initramfs needs nothing else. They generate headers in
         the source tree, so it is locked."""
-        output = os.path.join(self.path, "selftests")
-        os.makedirs(output, exist_ok=True)
-        command = ["make", "-C", os.path.join(tree, "tools", "testing", "selftests", "kvm"),
-                   f"-j{len(os.sched_getaffinity(0))}", *self.tools(), f"OUTPUT={output}",
-                   f"KHDR_INCLUDES=-isystem {self.objects}/usr/include", "LDFLAGS=-static -pthread"]
+        os.makedirs(os.path.join(self.path, "selftests"), exist_ok=True)
         with locked(os.path.join(BUILD, "locks", "selftests"), "the selftests' source"):
-            return Make(self.log, what or f"building {self.name}'s selftests").run(command)
+            return Make(self.log, what or f"building {self.name}'s selftests").run(
+                self.selftests_command(tree))

@@ -44,7 +44,7 @@ GROUPS = {
     "docs": ["scripts/test/docs/*"],
     "series": ["kernel/test/series/*"],
     "series-steps": ["kernel/test/steps/*"],
-    "lab": ["lab/test/machine/*"],
+    "lab": ["kernel/test/built/*", "lab/test/machine/*"],
     "lab-machines": [],
     "lab-debug": [],
     "lab-pages": [],
