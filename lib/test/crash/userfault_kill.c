@@ -119,7 +119,7 @@ static void kill_once(struct crash *crash)
 		fail_msg("after %u kills there is no new worker", crash->kills);
 }
 
-static void killed_worker_costs_time_only(void **state)
+static void asks_until_a_worker_answers(void **state)
 {
 	const struct row *row = *state;
 	struct crash crash = {
@@ -156,10 +156,12 @@ static void killed_worker_costs_time_only(void **state)
 
 int main(void)
 {
-	struct CMUnitTest tests[ROWS];
+	struct CMUnitTest tests[ROWS] = { 0 };
 
-	for (size_t i = 0; i < ROWS; i++)
-		tests[i] = (struct CMUnitTest){ rows[i].name, killed_worker_costs_time_only, NULL,
-						NULL, (void *)(uintptr_t)&rows[i] };
-	return _cmocka_run_group_tests("crash/userfault_kill", tests, ROWS, NULL, NULL);
+	for (size_t i = 0; i < ROWS; i++) {
+		tests[i].name = rows[i].name;
+		tests[i].test_func = asks_until_a_worker_answers;
+		tests[i].initial_state = (void *)(uintptr_t)&rows[i];
+	}
+	return cmocka_run_group_tests_name("crash/userfault_kill", tests, NULL, NULL);
 }
