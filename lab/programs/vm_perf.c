@@ -26,8 +26,8 @@
 #define WORDS_MAX 24
 /*
  * With asynchronous page faults an x86 guest halts until an interrupt says that a page is there.
- * QEMU's SVM delivers that late, often with the next tick of the guest's clock, so that a page
- * by userfaultfd takes a hundred times what it takes without.
+ * QEMU's SVM delivers that late, it seems with the next tick of the guest's clock, so that a page
+ * by userfaultfd takes milliseconds: see bench/README.md.
  */
 #define APPEND "no-kvmapf"
 #define STAT_SECONDS 60
