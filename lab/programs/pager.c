@@ -64,10 +64,10 @@ static void kill_workers(void)
 	}
 }
 
-bool start_pager(bool killed)
+bool start_pager(bool killed, const char *rate)
 {
-	char *words[] = { INFILL, "serve", "--socket", PAGER, "--image", MEMORY, "--rate", "16",
-			  "--verbose", NULL };
+	char *words[] = { INFILL, "serve", "--socket", PAGER, "--image", MEMORY, "--rate",
+			  (char *)rate, "--verbose", NULL };
 	double deadline = now() + wait_seconds();
 
 	pager.kills = mmap(NULL, sizeof(*pager.kills), PROT_READ | PROT_WRITE,

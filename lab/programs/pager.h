@@ -11,8 +11,11 @@
 #define INFILL "/files/infill"
 #define PAGER "/tmp/pager"
 
-/* Serve MEMORY at PAGER, slowly, so that a guest asks for most; KILLED: its workers are. */
-bool start_pager(bool killed);
+/*
+ * Serve MEMORY at PAGER, @rate MiB a second: so slowly that a guest asks for most, or that most
+ * stays missing.  KILLED: its workers are.
+ */
+bool start_pager(bool killed, const char *rate);
 
 /* Ask it to end.  True when it did in order, and its workers were killed if they should be. */
 bool stop_pager(bool killed);

@@ -135,7 +135,7 @@ static void test_served(const struct restore *restore, const char *cpus,
 	struct guest guest;
 	bool good;
 
-	if (!ok(start_pager(killed), "%s CPUs: %s%s: the pager", cpus, restore->name, how))
+	if (!ok(start_pager(killed, "16"), "%s CPUs: %s%s: the pager", cpus, restore->name, how))
 		return;
 	start_restore(&guest, restore, false);
 	good = check_data(&guest, cpus, restore->name, how, expected);
@@ -150,7 +150,7 @@ static void test_lost(const struct restore *restore, const char *cpus)
 	struct guest guest;
 	bool good;
 
-	if (!ok(start_pager(false), "%s CPUs: %s, lost: the pager", cpus, restore->name))
+	if (!ok(start_pager(false, "1"), "%s CPUs: %s, lost: the pager", cpus, restore->name))
 		return;
 	start_restore(&guest, restore, false);
 	good = write(guest.in, "check\n", 6) == 6 && lose_pager();
@@ -202,7 +202,7 @@ static void test_again(const struct restore *restore, bool pager_serves, const c
 
 	for (unsigned int n = 0; restore->words[n]; n++)
 		first.words[n + 2] = restore->words[n];
-	if (pager_serves && !ok(start_pager(false), "%s CPUs: again: the pager", cpus))
+	if (pager_serves && !ok(start_pager(false, "1"), "%s CPUs: again: the pager", cpus))
 		return;
 	start_restore(&guest, &first, !pager_serves);
 	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);

@@ -353,7 +353,7 @@ int infill_session_connect_vm(struct infill_session **session, const char *path,
 int infill_session_fill(struct infill_session *session, uint64_t gpa, uint64_t length);
 
 /*
- * Of a session of infill_session_start_vm(), at any time: the guest gives up
+ * Of a session with KVM Userfault, at any time: the guest gives up
  * LENGTH bytes from GPA on (balloon, free page reporting).  Their memory is
  * freed, and they read as zero from then on, whether they were missing or not;
  * what the guest writes there while this runs may be lost, what it writes later

@@ -126,8 +126,10 @@ static void answer(struct infill_session *s, struct channel *c, uint64_t page, u
 	const struct wire_answer again = { 0 };
 
 	switch (pagemap_get(&s->pm, c->page)) {
+	case PAGE_REMOVED: /* its bit may be set still: it was given up while it was missing */
+		userfault_clear(s->userfault, r, c->page, 1);
+		/* fall through */
 	case PAGE_PRESENT:
-	case PAGE_REMOVED:
 		send_answer(c, &there);
 		done(s->channels, c);
 		break;
@@ -181,7 +183,7 @@ static int check_request(const struct wire_request *q, ssize_t length, unsigned 
 	if (length != sizeof(*q))
 		return err_set(-EPROTO, "channel %u: a request of %zd bytes: it must have %zu", number,
 			       length, sizeof(*q));
-	if (!q->sequence || q->reserved[0] || q->reserved[1])
+	if (!q->sequence || q->reserved)
 		return err_set(-EPROTO, "channel %u: a request whose sequence is 0, or reserved is not",
 			       number);
 	return 0;
@@ -191,11 +193,10 @@ static int check_request(const struct wire_request *q, ssize_t length, unsigned 
 static void serve(struct infill_session *s, struct channel *c, const struct pagemap_region *r)
 {
 	switch (pagemap_get(&s->pm, c->page)) {
-	case PAGE_PRESENT:
-	case PAGE_REMOVED: /* its bit may be set still: the page was given up while it was missing */
+	case PAGE_PRESENT: /* its bit is clear, or a worker died before it could clear it */
 		userfault_clear(s->userfault, r, c->page, 1);
-		answer(s, c, c->page, 1);
-		break;
+		/* fall through */
+	case PAGE_REMOVED:
 	case PAGE_POISONED:
 		answer(s, c, c->page, 1);
 		break;
@@ -203,6 +204,25 @@ static void serve(struct infill_session *s, struct channel *c, const struct page
 		demand_exit(s, r, c->page);
 		break;
 	}
+}
+
+/*
+ * The VMM frees the memory when it has the answer: nothing is filled there any
+ * more.  Bits stay as they are; the VMM clears them behind that.
+ */
+static void give_up(struct infill_session *s, struct channel *c, const struct pagemap_region *r,
+		    const struct wire_request *q)
+{
+	const struct wire_answer gone = { .sequence = q->sequence, .gpa = q->gpa, .bytes = q->bytes };
+	uint64_t from = q->gpa - r->gpa;
+
+	if (from % r->page_size || q->bytes % r->page_size || q->bytes > r->length - from) {
+		refuse(s->channels, c, -EINVAL);
+		return;
+	}
+	demand_discard(s, c->page, q->bytes / r->page_size);
+	send_answer(c, &gone);
+	done(s->channels, c);
 }
 
 static void take(struct infill_session *s, struct channel *c, const struct wire_request *q)
@@ -218,6 +238,8 @@ static void take(struct infill_session *s, struct channel *c, const struct wire_
 		refuse(s->channels, c, s->error ? s->error : -ECANCELED);
 	else if (!r)
 		refuse(s->channels, c, -EFAULT);
+	else if (q->bytes)
+		give_up(s, c, r, q);
 	else
 		serve(s, c, r);
 }

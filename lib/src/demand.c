@@ -249,6 +249,16 @@ void demand_serve(struct infill_session *s)
 	}
 }
 
+static void remove_pages(struct infill_session *s, uint64_t page, uint64_t count)
+{
+	int err;
+
+	stats_add(&s->pm.stats->removed, count);
+	err = pagemap_move(&s->pm, page, count, PAGE_REMOVED);
+	if (err)
+		session_fail(s, err);
+}
+
 static void remove_range(struct infill_session *s, uint64_t start, uint64_t end)
 {
 	for (unsigned i = 0; i < s->pm.header->regions; i++) {
@@ -256,18 +266,13 @@ static void remove_range(struct infill_session *s, uint64_t start, uint64_t end)
 		uint64_t from = start > r->hva ? start : r->hva;
 		uint64_t to = end < r->hva + r->length ? end : r->hva + r->length;
 		uint64_t first, count;
-		int err;
 
 		if (from >= to)
 			continue;
 		/* madvise() works on whole pages; round inwards all the same. */
 		first = r->first + (from - r->hva + r->page_size - 1) / r->page_size;
 		count = r->first + (to - r->hva) / r->page_size;
-		count = count > first ? count - first : 0;
-		stats_add(&s->pm.stats->removed, count);
-		err = pagemap_move(&s->pm, first, count, PAGE_REMOVED);
-		if (err)
-			session_fail(s, err);
+		remove_pages(s, first, count > first ? count - first : 0);
 	}
 }
 
@@ -300,6 +305,13 @@ void demand_exit(struct infill_session *s, const struct pagemap_region *r, uint6
 	stats_add(&s->pm.stats->faults, 1);
 	s->demand_ns = w.since;
 	await(s, r, &w);
+}
+
+/* Reads of them that are under way find them removed when they end. */
+void demand_discard(struct infill_session *s, uint64_t page, uint64_t count)
+{
+	remove_pages(s, page, count);
+	session_check_resident(s);
 }
 
 static void add_fault(struct infill_session *s, const struct uffd_msg *m, uint64_t now)

@@ -14,6 +14,9 @@ bool demand_events(struct infill_session *s);
 /* A vCPU asks for PAGE, which is missing: channel.h.  demand_serve() serves it. */
 void demand_exit(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
 
+/* COUNT pages from PAGE on are given up: they are zero from now on, whatever the image has. */
+void demand_discard(struct infill_session *s, uint64_t page, uint64_t count);
+
 /* Apply what an earlier process read and did not apply, and let everybody fault again. */
 void demand_resume(struct infill_session *s);
 

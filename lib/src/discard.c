@@ -10,12 +10,16 @@
  *   drop    the memory, and KVM's mappings with it
  *   settle  the state becomes removed, and then the bit is cleared
  *
+ * Where the pager is another process it does the first and the state, and is
+ * told before the memory goes.
+ *
  * So no content of the image comes after the drop, and the guest cannot write
  * to a page that it could not have had before until the drop is over.
  */
 #include <errno.h>
 
 #include "err.h"
+#include "remote_session.h"
 #include "session.h"
 #include "userfault.h"
 #include "vcpu.h"
@@ -60,17 +64,41 @@ static void give_back(struct infill_session *s, const struct part *p)
 			vcpu_settle(s, p->region, page, 1, PAGE_MISSING);
 }
 
+static int drop(struct infill_session *s, const struct part *p)
+{
+	int err = userfault_drop(s->userfault, p->region, p->page, p->count);
+
+	return err ? err_set(err, "session: cannot discard %llu bytes at 0x%llx: %m",
+			     (unsigned long long)(p->count * p->region->page_size),
+			     (unsigned long long)pagemap_hva(p->region, p->page)) : 0;
+}
+
+/* Pages have no state here: the pager has. */
+static int discard_remote(struct infill_session *s, const struct part *p)
+{
+	int err = remote_session_discard(s, p->region, p->page, p->count);
+
+	if (!err)
+		err = drop(s, p);
+	if (err)
+		return err;
+	/* Its bits are gone with the flag if nothing is missing any more; cleared they are the same. */
+	userfault_clear(s->userfault, p->region, p->page, p->count);
+	atomic_fetch_add_explicit(&s->discarded, p->count, memory_order_relaxed);
+	return 0;
+}
+
 static int discard_part(struct infill_session *s, const struct part *p)
 {
 	int err;
 
+	if (s->remote)
+		return discard_remote(s, p);
 	hold(s, p);
-	err = userfault_drop(s->userfault, p->region, p->page, p->count);
+	err = drop(s, p);
 	if (err) {
 		give_back(s, p);
-		return err_set(err, "session: cannot discard %llu bytes at 0x%llx: %m",
-			       (unsigned long long)(p->count * p->region->page_size),
-			       (unsigned long long)pagemap_hva(p->region, p->page));
+		return err;
 	}
 	err = vcpu_settle(s, p->region, p->page, p->count, PAGE_REMOVED);
 	if (!err)

@@ -36,13 +36,12 @@ static int ended(void)
 	return err_set(-ECONNRESET, "pager: the connection has ended: no more is filled");
 }
 
-static int send_request(const struct channel *c, uint64_t gpa)
+static int send_request(const struct channel *c, const struct wire_request *q)
 {
-	const struct wire_request q = { .sequence = c->sequence, .gpa = gpa };
 	ssize_t n;
 
 	do
-		n = send(c->fd, &q, sizeof(q), MSG_NOSIGNAL);
+		n = send(c->fd, q, sizeof(*q), MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? ended() : 0;
 }
@@ -93,13 +92,14 @@ static int look(const struct channel *c, struct wire_answer *answer, bool *again
 	return rc;
 }
 
-static int exchange(const struct remote *r, struct channel *c, uint64_t gpa,
+/* Q is sent with a new sequence. */
+static int exchange(const struct remote *r, struct channel *c, struct wire_request *q,
 		    const volatile uint8_t *stop, struct wire_answer *answer)
 {
 	int rc;
 
-	c->sequence++;
-	rc = send_request(c, gpa);
+	q->sequence = ++c->sequence;
+	rc = send_request(c, q);
 	while (!rc) {
 		bool again = false;
 
@@ -109,21 +109,31 @@ static int exchange(const struct remote *r, struct channel *c, uint64_t gpa,
 		if (rc == 1)
 			return 0;
 		if (!rc && again)
-			rc = send_request(c, gpa);
+			rc = send_request(c, q);
 	}
+	return rc;
+}
+
+/* Over channel NUMBER, whose users take turns. */
+static int ask(struct remote *r, unsigned number, struct wire_request *q,
+	       const volatile uint8_t *stop, struct wire_answer *answer)
+{
+	struct channel *c = &r->channel[number];
+	int rc;
+
+	pthread_mutex_lock(&c->lock);
+	rc = exchange(r, c, q, stop, answer);
+	pthread_mutex_unlock(&c->lock);
 	return rc;
 }
 
 int remote_ask(struct remote *r, unsigned thread, uint64_t gpa, const volatile uint8_t *stop,
 	       uint64_t *first, uint64_t *bytes)
 {
-	struct channel *c = &r->channel[thread ? 1 + (thread - 1) % (r->count - 1) : 0];
+	struct wire_request q = { .gpa = gpa };
 	struct wire_answer answer;
-	int rc;
+	int rc = ask(r, thread ? 1 + (thread - 1) % (r->count - 1) : 0, &q, stop, &answer);
 
-	pthread_mutex_lock(&c->lock);
-	rc = exchange(r, c, gpa, stop, &answer);
-	pthread_mutex_unlock(&c->lock);
 	if (rc)
 		return rc;
 	*first = answer.gpa;
@@ -135,6 +145,23 @@ int remote_ask(struct remote *r, unsigned thread, uint64_t gpa, const volatile u
 		return err_set(-(int)answer.status, "pager: the page at 0x%llx is not filled: %s",
 			       (unsigned long long)gpa, strerror((int)answer.status));
 	return 0;
+}
+
+int remote_discard(struct remote *r, uint64_t gpa, uint64_t bytes)
+{
+	struct wire_request q = { .gpa = gpa, .bytes = bytes };
+	struct wire_answer answer;
+	int rc;
+
+	/* A signal must not leave it open whether the pager knows. */
+	do
+		rc = ask(r, 0, &q, NULL, &answer);
+	while (rc == -EINTR);
+	if (rc || !answer.status)
+		return rc;
+	return err_set(-(int)answer.status, "pager: cannot give up 0x%llx bytes at 0x%llx: %s",
+		       (unsigned long long)bytes, (unsigned long long)gpa,
+		       strerror((int)answer.status));
 }
 
 /* ---- notices ------------------------------------------------------------------------ */

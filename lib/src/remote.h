@@ -45,6 +45,13 @@ int remote_ask(struct remote *remote, unsigned thread, uint64_t gpa, const volat
 	       uint64_t *first, uint64_t *bytes);
 
 /*
+ * Tell the pager that BYTES from GPA on, whole pages of one region, are given
+ * up: from this call's end on it writes nothing there.  0; -ECONNRESET; else
+ * why it refuses.  Any thread; waits for others that do the same.
+ */
+int remote_discard(struct remote *remote, uint64_t gpa, uint64_t bytes);
+
+/*
  * Wait for the next notice, TIMEOUT_MS at most (-1: no bound); TEXT has
  * WIRE_NOTICE_MAX bytes.  0, -ETIMEDOUT, -ECONNRESET.  One thread.
  */

@@ -146,6 +146,22 @@ int remote_session_page(struct infill_session *s, unsigned thread, const struct 
 	return 0;
 }
 
+int remote_session_discard(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			   uint64_t count)
+{
+	int err = infill_session_wait(s, INFILL_WAIT_RESIDENT, 0);
+
+	if (err != -ETIMEDOUT)
+		return err;
+	err = remote_discard(s->remote, r->gpa + (page - r->first) * r->page_size,
+			     count * r->page_size);
+	if (err != -ECONNRESET)
+		return err;
+	/* The end of a pager that is needed no more, perhaps: it has said so before. */
+	err = infill_session_wait(s, INFILL_WAIT_RESIDENT, VERDICT_MS);
+	return err == -ETIMEDOUT ? -ECONNRESET : err;
+}
+
 /* ---- starting --------------------------------------------------------------------------- */
 
 static int check_options(const struct infill_session_options *o, const struct infill_memory *memory,

@@ -20,4 +20,8 @@ void remote_session_stop(struct infill_session *s);
 int remote_session_page(struct infill_session *s, unsigned thread, const struct pagemap_region *r,
 			uint64_t page, const volatile uint8_t *stop, uint64_t *count);
 
+/* Have the pager write nothing any more to COUNT pages from PAGE on.  0, or as infill_vcpu_exit(). */
+int remote_session_discard(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			   uint64_t count);
+
 #endif

@@ -6,7 +6,7 @@
  *
  *   main socket, VMM to pager   struct wire_hello and its regions, with the fds
  *   main socket, pager to VMM   struct wire_notice, each with its text
- *   a channel, VMM to pager     struct wire_request
+ *   a channel, VMM to pager     struct wire_request: a page is wanted, or pages are given up
  *   a channel, pager to VMM     struct wire_answer
  *
  * The fds of the hello, in their order: the bitmaps' memfd; the files of
@@ -77,14 +77,15 @@ struct wire_notice {
 struct wire_request {
 	uint64_t sequence; /* not 0, one more each time */
 	uint64_t gpa;
-	uint64_t reserved[2];
+	uint64_t bytes;    /* 0: the page at gpa is wanted; else so much is given up from there on */
+	uint64_t reserved;
 };
 
 struct wire_answer {
 	uint64_t sequence; /* of the request; 0: a new worker: ask again, if you wait */
 	uint32_t status;   /* 0; EHWPOISON: cannot be read, ever; or why no more is filled */
 	uint32_t reserved;
-	uint64_t gpa;      /* what is there now, the page asked for among it */
+	uint64_t gpa;      /* what is there now, the page asked for among it; what was given up */
 	uint64_t bytes;
 };
 

@@ -178,6 +178,8 @@ static uint64_t expected(const struct fakekvm *k, uint64_t page, unsigned i)
 
 	if (!version)
 		return fakeimage_word(&k->image, page * FAKE_PAGE + i * sizeof(uint64_t));
+	if (version == FAKEKVM_ZERO)
+		return 0;
 	return fake_mix(page << 32 | (uint64_t)version << 12 | i);
 }
 
@@ -242,6 +244,38 @@ int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write)
 		write_page(k, word, page);
 	pthread_mutex_unlock(&k->lock[page % FAKEKVM_LOCKS]);
 	k->touches++;
+	return rc;
+}
+
+/* As userfault_drop() and userfault_clear(). */
+static void drop(struct fakekvm *k, const struct fakekvm_region *r, uint64_t page, uint64_t number,
+		 uint64_t count)
+{
+	char *target = r->hva + number * FAKE_PAGE;
+
+	if (madvise(target, count * FAKE_PAGE, r->file < 0 ? MADV_DONTNEED : MADV_REMOVE))
+		fake_die("madvise");
+	for (uint64_t i = 0; i < count; i++) {
+		k->version[page + i] = FAKEKVM_ZERO;
+		atomic_fetch_and_explicit(&r->bitmap[(number + i) / 64],
+					  ~(1ull << (number + i) % 64), memory_order_release);
+	}
+}
+
+int fakekvm_discard(struct fakekvm *k, uint64_t page, uint64_t count)
+{
+	uint64_t number;
+	const struct fakekvm_region *r = region_of(k, page, &number);
+	int rc;
+
+	/* What vCPUs write meanwhile may be lost: have them write before or behind it. */
+	for (unsigned i = 0; i < FAKEKVM_LOCKS; i++)
+		pthread_mutex_lock(&k->lock[i]);
+	rc = remote_discard(k->remote, r->gpa + number * FAKE_PAGE, count * FAKE_PAGE);
+	if (!rc)
+		drop(k, r, page, number, count);
+	for (unsigned i = 0; i < FAKEKVM_LOCKS; i++)
+		pthread_mutex_unlock(&k->lock[i]);
 	return rc;
 }
 

@@ -58,6 +58,7 @@ struct fakekvm {
 };
 
 #define FAKEKVM_POISONED 1u
+#define FAKEKVM_ZERO (1u << 31) /* given up; what is written there later counts on from here */
 
 /* Map the memory; dies if it cannot. */
 struct fakekvm *fakekvm_new(const struct fakekvm_options *options);
@@ -71,6 +72,12 @@ int fakekvm_connect(struct fakekvm *k, const char *socket);
  * 0; -EUCLEAN: it is not what it must be, see k->wrong; else what the pager said.
  */
 int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write);
+
+/*
+ * As a VMM with a balloon: COUNT pages from PAGE on, of one region, are given up
+ * and have to read as zero.  0, or what the pager said.
+ */
+int fakekvm_discard(struct fakekvm *k, uint64_t page, uint64_t count);
 
 /* Every page, by one thread. */
 int fakekvm_verify(struct fakekvm *k);

@@ -160,6 +160,65 @@ static int refused_vm(const char *socket, const struct fakeimage *image)
 	return k->touches ? 3 : 0;
 }
 
+/* Give up 16 pages at random, again and again, while vCPUs touch and write. */
+static void give_up_at_random(struct bench *b, unsigned times)
+{
+	uint64_t random = 1;
+
+	fakekvm_start(b->kvm, 3);
+	while (times-- && !b->kvm->error) {
+		uint64_t touches = b->kvm->touches;
+
+		random = fake_mix(random);
+		assert_right(b, fakekvm_discard(b->kvm, random % (b->kvm->pages / 16) * 16, 16));
+		while (b->kvm->touches < touches + 64 && !b->kvm->error)
+			fake_sleep_ms(1);
+	}
+	assert_right(b, fakekvm_finish(b->kvm));
+}
+
+static void what_is_given_up_reads_as_zero(void **state)
+{
+	struct bench b = of(16 * MIB);
+	char text[WIRE_NOTICE_MAX];
+
+	(void)state;
+	b.image.hole_every = b.image.zero_every = 0;
+	begin(&b, INFILL_FILL_NONE, &(struct fakekvm_options){ .regions = 2, .threads = 4 }, NULL);
+	give_up_at_random(&b, 200);
+	assert_right(&b, fakekvm_discard(b.kvm, 0, b.kvm->pages / 2));
+	assert_right(&b, fakekvm_verify(b.kvm));
+	assert_int_equal(hear(&b, text), WIRE_RESIDENT);
+	end(&b);
+}
+
+static void ordinary_memory_is_given_up(void **state)
+{
+	struct bench b = of(8 * MIB);
+
+	(void)state;
+	rig_need_userfaultfd();
+	begin(&b, INFILL_FILL_ALL,
+	      &(struct fakekvm_options){ .regions = 2, .threads = 4, .ordinary = true }, NULL);
+	give_up_at_random(&b, 100);
+	assert_right(&b, fakekvm_verify(b.kvm));
+	end(&b);
+}
+
+static void what_cannot_be_given_up_is_refused(void **state)
+{
+	struct bench b = of(4 * MIB);
+
+	(void)state;
+	begin(&b, INFILL_FILL_NONE, &(struct fakekvm_options){ .threads = 1 }, NULL);
+	assert_int_equal(remote_discard(b.kvm->remote, FAKE_PAGE / 2, FAKE_PAGE), -EINVAL);
+	assert_int_equal(remote_discard(b.kvm->remote, 0, FAKE_PAGE / 2), -EINVAL);
+	assert_int_equal(remote_discard(b.kvm->remote, 0, b.image.bytes + FAKE_PAGE), -EINVAL);
+	assert_int_equal(remote_discard(b.kvm->remote, b.image.bytes, FAKE_PAGE), -EFAULT);
+	assert_right(&b, fakekvm_verify(b.kvm));
+	end(&b);
+}
+
 static void refused_memory_reads_no_zeros(void **state)
 {
 	struct bench b = of(4 * MIB);
@@ -305,6 +364,9 @@ int main(void)
 		cmocka_unit_test(all_is_filled_and_told),
 		cmocka_unit_test(pages_come_as_they_are_asked_for),
 		cmocka_unit_test(ordinary_memory_goes_by_the_userfaultfd),
+		cmocka_unit_test(what_is_given_up_reads_as_zero),
+		cmocka_unit_test(ordinary_memory_is_given_up),
+		cmocka_unit_test(what_cannot_be_given_up_is_refused),
 		cmocka_unit_test(refused_memory_reads_no_zeros),
 		cmocka_unit_test(pages_that_cannot_be_read_are_poisoned),
 		cmocka_unit_test(one_slow_read_holds_up_nobody),
