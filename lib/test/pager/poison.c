@@ -231,7 +231,9 @@ static void *stop_in_thread(void *arg)
 static void stop_ends_with_the_read_under_way(void **state)
 {
 	const struct row *row = *state;
-	struct rig rig = { .image = { .bytes = 64u << 20, .seed = 65 }, .adopt = true };
+	/* So slow that it cannot be through before the other thread has come to stop it. */
+	struct rig rig = { .image = { .bytes = 64u << 20, .seed = 65 }, .adopt = true,
+			   .session_options = { .rate = 1 << 20 } };
 	struct fakefuse fuse;
 	pthread_t thread;
 
