@@ -112,14 +112,14 @@ def write_results(options, info, rounds, tables, flat):
 
 def demo(options):
     """Measure on each host, and print."""
-    info = machine.describe()
     rounds, tables, flat = {}, {}, {}
     for name in options.machines:
         rounds[name] = vm_figures.measure(name, options.runs, [*WAYS, *BASES])
         tables[name] = vm_figures.medians(rounds[name])
         flat.update({f"{ratio}_{name.partition('-')[0]}": value
                      for ratio, value in vm_figures.ratios(tables[name]).items()})
-    write_results(options, info, rounds, tables, flat)
+    # What is described has been made by now.
+    write_results(options, machine.describe(), rounds, tables, flat)
     for name, figures in tables.items():
         print(f"Restore of a Linux guest on KVM, on an emulated {HOSTS[name]} host: 256 MiB, 1 vCPU\n")
         print("\n".join(format_table(figures)) + "\n")

@@ -3,8 +3,9 @@
 """Draws runs of restore.py as one SVG: guest memory by address against time.
 
 On top a bar for each way of restoring, below a panel for each run that has a timeline, all on one
-time axis. draw_hosts() draws bars alone, for restores on emulated hosts. Text and colours are in STYLE, places and sizes in the constants below it. Every install
-is drawn; installs that fall on the same point of the picture are drawn once.
+time axis. draw_hosts() draws bars alone, for restores on emulated hosts. Text and colours are in
+STYLE, places and sizes in the constants below it. Every install is drawn; installs that fall on the
+same point of the picture are drawn once.
 """
 import html
 
