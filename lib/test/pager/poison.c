@@ -294,6 +294,8 @@ static void page_that_came_otherwise_wakes_who_waits(void **state)
 	hold(&fuse, FAR);
 	fakevmm_start(rig.vmm, &load);
 	assert_true(fakevmm_wait_waiting(rig.vmm, FAR, 10000));
+	while (!atomic_load(&fuse.control->holding))
+		fake_sleep_ms(1);
 	fakeimage_fill(&rig.image, FAR * FAKE_PAGE, content, FAKE_PAGE);
 	copy.dst = (uintptr_t)fakevmm_page(rig.vmm, FAR);
 	copy.src = (uintptr_t)content;
