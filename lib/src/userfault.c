@@ -291,8 +291,7 @@ static struct slot *slot_of(const struct userfault *uf, const struct pagemap_reg
 	return (struct slot *)(uintptr_t)&uf->slot[r - uf->first];
 }
 
-/* Where this process has PAGE. */
-static char *target_of(const struct userfault *uf, const struct pagemap_region *r, uint64_t page)
+void *userfault_target(const struct userfault *uf, const struct pagemap_region *r, uint64_t page)
 {
 	return slot_of(uf, r)->target + (page - r->first) * r->page_size;
 }
@@ -300,7 +299,7 @@ static char *target_of(const struct userfault *uf, const struct pagemap_region *
 int userfault_write(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		    uint64_t count, const void *data)
 {
-	char *target = target_of(uf, r, page);
+	char *target = userfault_target(uf, r, page);
 	size_t length = count * r->page_size;
 
 	/* Where there is no memory left a store would raise SIGBUS; this says so. */
@@ -313,7 +312,7 @@ int userfault_write(const struct userfault *uf, const struct pagemap_region *r, 
 int userfault_drop(const struct userfault *uf, const struct pagemap_region *r, uint64_t page,
 		   uint64_t count)
 {
-	char *target = target_of(uf, r, page);
+	char *target = userfault_target(uf, r, page);
 	size_t length = count * r->page_size;
 
 	if (madvise(target, length, MADV_REMOVE)) {

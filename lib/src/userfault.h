@@ -65,6 +65,9 @@ int userfault_disable(struct userfault *uf);
  */
 void userfault_free(struct userfault *uf);
 
+/* Where this process has PAGE, to be written before its bit is cleared. */
+void *userfault_target(const struct userfault *uf, const struct pagemap_region *r, uint64_t page);
+
 /*
  * Write the content of COUNT pages of memory that has no userfaultfd.  0, or
  * -ENOMEM (and others, as MADV_POPULATE_WRITE) where there is no memory for them.
