@@ -11,7 +11,7 @@
 #define STREAMS 8
 
 struct stream {
-	uint64_t next;
+	uint64_t last, next; /* the last fault; the next one comes here, or a window off */
 	uint32_t window; /* pages; 0: not used yet */
 };
 
@@ -22,8 +22,8 @@ struct streams {
 
 /*
  * How many pages from PAGE on to fill for a fault there: more than one only
- * where faults come one behind the other; twice as many each time, up to MOST
- * (a power of two).
+ * where faults come one behind the other, or, once they have, no further than a
+ * window from there; twice as many each time, up to MOST (a power of two).
  */
 uint64_t streams_window(struct streams *streams, uint64_t page, uint64_t most);
 

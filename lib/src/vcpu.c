@@ -140,13 +140,13 @@ static int read_claim(struct infill_vcpu *v, const struct claim *c, void *to)
 }
 
 /*
- * Where to read C to.  A page of a guest_memfd that the guest touches gets memory
- * whatever is in it, and no vCPU sees it before its bit is clear: it is read where
- * it belongs, which takes a call and a copy less.
+ * Where to read C to.  Pages of a guest_memfd that the guest touches, now or soon,
+ * get memory whatever is in them, and no vCPU sees them before their bits are
+ * clear: they are read where they belong, which takes a call and a copy less.
  */
 static char *place_for(struct infill_vcpu *v, const struct claim *c)
 {
-	if (c->region->backing == INFILL_BACKING_GUEST_MEMFD && c->count == 1)
+	if (c->region->backing == INFILL_BACKING_GUEST_MEMFD)
 		return userfault_target(v->session->userfault, c->region, c->page);
 	return v->buffer;
 }
@@ -235,8 +235,8 @@ static int install_read(struct infill_vcpu *v, struct claim *c, const char *to)
 {
 	if (to == v->buffer)
 		return install_claim(v, c);
-	install_count(v->session, &v->stats, c->region, c->page, 1, HOW_COPY, WHY_DEMAND);
-	settle(v, c, 1, PAGE_PRESENT);
+	install_count(v->session, &v->stats, c->region, c->page, c->count, HOW_COPY, WHY_DEMAND);
+	settle(v, c, c->count, PAGE_PRESENT);
 	return 0;
 }
 
@@ -256,15 +256,18 @@ static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint
 	stats_add(&v->stats.prefault_bytes, done);
 }
 
-/* Fill PAGE, which was missing, and what is wanted with it.  -EAGAIN: it is somebody else's. */
-static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+/*
+ * Fill those of WANT pages from PAGE on that are missing, up to one that is not;
+ * *COUNT: how many.  -EAGAIN: PAGE is not missing.
+ */
+static int fill_run(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page,
+		    uint64_t want, uint64_t *count)
 {
 	struct claim c = { .region = r, .page = page };
-	uint64_t count;
 	char *to;
 	int err;
 
-	c.count = count = pagemap_claim(&v->session->pm, page, window(v, r, page));
+	c.count = *count = pagemap_claim(&v->session->pm, page, want);
 	if (!c.count)
 		return -EAGAIN;
 	/* The first touch begins the window, which the session's thread closes. */
@@ -276,7 +279,7 @@ static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t 
 	if (err && err != -ESTALE && (c.count > 1 || to != v->buffer)) {
 		/* Find out whether it is this page that cannot be read, or has no memory. */
 		give_back(v, &c, 1);
-		count = 1;
+		*count = 1;
 		to = v->buffer;
 		err = read_claim(v, &c, to);
 	}
@@ -285,10 +288,28 @@ static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t 
 					   image_name(v->session->image)));
 	if (err)
 		return poison(v, &c, err);
-	err = install_read(v, &c, to);
-	if (!err)
-		prefault(v, r, page, count);
-	return err;
+	return install_read(v, &c, to);
+}
+
+/*
+ * Fill PAGE, which was missing, and what is wanted with it.  What is there
+ * already parts that, and does not end it.  -EAGAIN: PAGE is somebody else's.
+ */
+static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
+{
+	uint64_t end = page + window(v, r, page), at = page, filled = page, count;
+	int err = fill_run(v, r, at, end - at, &count);
+
+	if (err)
+		return err;
+	for (; at < end && !session_over(v->session); at += count ? count : 1) {
+		/* What fails here is told to who needs it. */
+		if (at > page && fill_run(v, r, at, end - at, &count))
+			continue;
+		filled = at + count;
+	}
+	prefault(v, r, page, filled - page);
+	return 0;
 }
 
 static int ended_with(struct infill_session *s)
