@@ -448,7 +448,7 @@ PKVM_TEST(userfaultfd)
  * A vCPU faults on what another thread prefaults: whoever is second gives back
  * what it has pinned.
  */
-#define RACE_ROUNDS	20
+#define RACE_ROUNDS	6
 
 static void *pre_fault_all(void *arg)
 {
