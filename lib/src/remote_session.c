@@ -112,12 +112,13 @@ void remote_session_stop(struct infill_session *s)
 	remote_free(s->remote);
 }
 
-/* Why nothing is filled any more. */
-static int verdict(struct infill_session *s)
+/* The pager is gone: 0 if WHAT has come about before that, or why nothing is filled any more. */
+static int verdict(struct infill_session *s, enum infill_wait what)
 {
-	int err = infill_session_wait(s, INFILL_WAIT_END, VERDICT_MS);
+	int err = infill_session_wait(s, what, VERDICT_MS);
 
-	return err == -ETIMEDOUT ? -ECONNRESET : err;
+	return err == -ETIMEDOUT ? err_set(-ECONNRESET, "pager: the connection has ended: no more is "
+							"filled") : err;
 }
 
 /* ---- pages ---------------------------------------------------------------------------- */
@@ -132,12 +133,12 @@ int remote_session_page(struct infill_session *s, unsigned thread, const struct 
 	if (!userfault_missing(s->userfault, r, page))
 		return 0;
 	if (session_over(s))
-		return verdict(s);
+		return verdict(s, INFILL_WAIT_END);
 	err = remote_ask(s->remote, thread, gpa, stop, &first, &bytes);
 	if (err && !userfault_missing(s->userfault, r, page))
 		return 0;
 	if (err == -ECONNRESET)
-		err = verdict(s);
+		err = verdict(s, INFILL_WAIT_END);
 	if (err)
 		return err;
 	end = first + bytes < r->gpa + r->length ? first + bytes : r->gpa + r->length;
@@ -155,11 +156,8 @@ int remote_session_discard(struct infill_session *s, const struct pagemap_region
 		return err;
 	err = remote_discard(s->remote, r->gpa + (page - r->first) * r->page_size,
 			     count * r->page_size);
-	if (err != -ECONNRESET)
-		return err;
-	/* The end of a pager that is needed no more, perhaps: it has said so before. */
-	err = infill_session_wait(s, INFILL_WAIT_RESIDENT, VERDICT_MS);
-	return err == -ETIMEDOUT ? -ECONNRESET : err;
+	/* Perhaps it was needed no more, and has said so before. */
+	return err == -ECONNRESET ? verdict(s, INFILL_WAIT_RESIDENT) : err;
 }
 
 /* ---- starting --------------------------------------------------------------------------- */

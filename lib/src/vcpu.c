@@ -297,16 +297,17 @@ static int fill_run(struct infill_vcpu *v, const struct pagemap_region *r, uint6
  */
 static int fill(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page)
 {
-	uint64_t end = page + window(v, r, page), at = page, filled = page, count;
-	int err = fill_run(v, r, at, end - at, &count);
+	uint64_t end = page + window(v, r, page), at, filled, count;
+	int err = fill_run(v, r, page, end - page, &count);
 
 	if (err)
 		return err;
-	for (; at < end && !session_over(v->session); at += count ? count : 1) {
+	at = filled = page + count;
+	while (at < end && !session_over(v->session)) {
 		/* What fails here is told to who needs it. */
-		if (at > page && fill_run(v, r, at, end - at, &count))
-			continue;
-		filled = at + count;
+		err = fill_run(v, r, at, end - at, &count);
+		at += count ? count : 1;
+		filled = err ? filled : at;
 	}
 	prefault(v, r, page, filled - page);
 	return 0;
