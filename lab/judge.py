@@ -10,9 +10,9 @@ import re
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(os.path.dirname(HERE), "scripts"))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "scripts", "running"))
 # pylint: disable=wrong-import-position
-import runner
+import tapreader
 
 KSFT_SKIP = 4
 START = re.compile(r"lab: start (\S+)$")
@@ -79,7 +79,7 @@ def split_log(text):
     return {name: "\n".join(lines) for name, lines in parts.items()}, "\n".join(machine)
 
 
-class Ktap(runner.Tap):
+class Ktap(tapreader.Tap):
     """Reads what a selftest prints; most of KVM's print no TAP at all, which is no error here."""
 
     def take_skip(self, name, reason):
@@ -165,7 +165,7 @@ def case_verdict(record, allows=()):
         reader.line(line)
     tap = reader.finish()
     nested = [line for line in record.output
-              if runner.PLAN.match(line) or (reader.plan is not None and runner.RESULT.match(line))]
+              if tapreader.PLAN.match(line) or (reader.plan is not None and tapreader.RESULT.match(line))]
     found = reports(record.log, allows)
     reasons = why_ended(record) + tap.failures
     if found:

@@ -20,7 +20,9 @@ sys.path[:0] = [os.path.join(ROOT, "lab"), os.path.join(ROOT, "guest")]
 import initrd
 
 MACHINE = "x86-npt"
-FOLDER = os.path.join(initrd.OUT, f"{MACHINE}-plain")
+# Not the folder of the machine's other cases, which may run at the same time.
+SUFFIX = "provoked"
+FOLDER = os.path.join(initrd.OUT, f"{MACHINE}-plain-{SUFFIX}")
 
 # The result of each case: how its line begins, and what it says.
 VERDICTS = {
@@ -42,7 +44,7 @@ VERDICTS = {
 
 def lab(*arguments):
     """Run lab/run to its end."""
-    return subprocess.run([RUN, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    return subprocess.run([RUN, "--name", SUFFIX, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=600, check=False)
 
 
@@ -146,7 +148,7 @@ def killed(number):
     """Kill lab/run in the middle of a case."""
     # A shell that starts this test in the background has it ignore SIGINT.
     default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen([RUN, MACHINE, "self-hang"], stdin=subprocess.DEVNULL, preexec_fn=default,
+    with subprocess.Popen([RUN, "--name", SUFFIX, MACHINE, "self-hang"], stdin=subprocess.DEVNULL, preexec_fn=default,
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         wait_for("QEMU runs", qemus)
         # A second run must not disturb the first.
@@ -167,7 +169,8 @@ def usage():
     for words, part in ((["nowhere"], "known are arm64-nested"), ([MACHINE, "nothing"], "self-ok"),
                         ([], "known are arm64-nested"), (["--pages", "16k", MACHINE], "no arm64 machine"),
                         (["--output", "x", MACHINE, "self"], "name one case"),
-                        (["--timeout", "0", MACHINE], "not a time")):
+                        (["--timeout", "0", MACHINE], "not a time"),
+                        (["--name", "../x", MACHINE], "small letters and digits")):
         done = lab(*words)
         tap.equal(done.returncode, 2, f"exit status of {words}")
         tap.contains(done.stderr, part, f"what {words} is told")

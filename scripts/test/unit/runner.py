@@ -7,6 +7,7 @@ new rule.
 """
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,14 +78,18 @@ TABLE = {
 }
 
 
-def run(script, directory):
-    """Give the runner a repository that holds one test; (status, output)."""
-    tests = os.path.join(directory, "scripts", "test", "docs")
-    os.makedirs(tests)
-    path = os.path.join(tests, "case.sh")
+def make(directory, path, script):
+    """A shell script as a test of a repository."""
+    path = os.path.join(directory, path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write("#!/bin/bash\n" + script + "\n")
     os.chmod(path, 0o755)
+
+
+def run(script, directory):
+    """Give the runner a repository that holds one test; (status, output)."""
+    make(directory, "scripts/test/docs/case.sh", script)
     done = subprocess.run([sys.executable, RUNNER, "--root", directory, "docs"], timeout=60,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     return done.returncode, done.stdout
@@ -183,24 +188,109 @@ def huge_pages_left():
     tap.equal(pages(), before, "pages in the pool")
 
 
-@tap.test("an interrupted runner leaves nothing running")
-def interrupted():
+def make_fuzz(directory, name, script):
+    """The same, as a program that may run beside others."""
+    make(directory, f"lib/fuzz/{name}.c", "")
+    make(directory, f"build/fuzz/{name}", script)
+    make(directory, "scripts/fuzz-one", 'exec "$1"')
+
+
+def run_two(directory, *groups):
+    """Let the runner have two lanes; its output."""
+    done = subprocess.run([sys.executable, RUNNER, "--jobs", "2", "--root", directory, *groups], timeout=60,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    tap.diag(done.stdout)
+    return done.stdout
+
+
+# Both get to their end only if the other one runs meanwhile.
+MEET = """
+    echo 1..1; touch {mine}
+    for i in {{1..100}}; do [ -e {other} ] && break; sleep 0.1; done
+    [ -e {other} ] && echo ok 1 || echo not ok 1
+    """
+
+
+@tap.test("a fuzzer runs beside a test that wants the machine for itself")
+def side_by_side():
     with tempfile.TemporaryDirectory() as directory:
-        tests = os.path.join(directory, "scripts", "test", "docs")
-        os.makedirs(tests)
-        path = os.path.join(tests, "case.sh")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("#!/bin/bash\necho 1..1\nsleep 63\n")
-        os.chmod(path, 0o755)
-        with subprocess.Popen([sys.executable, RUNNER, "--root", directory, "docs"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
-            deadline = time.monotonic() + 20
-            while not is_alive(63) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            tap.true(is_alive(63), "the program was started")
-            runner.terminate()
-            runner.wait(timeout=20)
-        tap.true(not is_alive(63), "the program was killed")
+        make(directory, "scripts/test/docs/a.sh", MEET.format(mine="a", other="b"))
+        make_fuzz(directory, "b", MEET.format(mine="b", other="a"))
+        output = run_two(directory, "docs", "fuzz")
+    tap.equal(output.splitlines()[-1], "2 passed, 0 failed, 0 skipped", "the last line")
+
+
+@tap.test("two tests that want the machine for themselves never run at once")
+def one_by_one():
+    script = "echo 1..1; mkdir here && sleep 0.5 && rmdir here && echo ok 1 || echo not ok 1"
+    with tempfile.TemporaryDirectory() as directory:
+        for name in "abc":
+            make(directory, f"scripts/test/docs/{name}.sh", script)
+        make_fuzz(directory, "d", "echo 1..1; echo ok 1")
+        output = run_two(directory, "docs", "fuzz")
+    tap.equal(output.splitlines()[-1], "4 passed, 0 failed, 0 skipped", "the last line")
+
+
+@tap.test("what one leaves behind is not blamed on the other")
+def blamed():
+    leave = "sleep 64 >/dev/null 2>&1 &"
+    if os.geteuid() == 0:
+        leave += '\nmkdir "$TMPDIR/m"; mount -t tmpfs none "$TMPDIR/m"'
+    with tempfile.TemporaryDirectory() as directory:
+        # b has begun before anything is left behind, and ends after it.
+        make(directory, "scripts/test/docs/a.sh", MEET.format(mine="a", other="b") + leave + "\ntouch left")
+        make_fuzz(directory, "b", MEET.format(mine="b", other="left"))
+        output = run_two(directory, "docs", "fuzz")
+    tap.contains(output, "FAIL docs/a", "the output")
+    tap.contains(output, "ok   fuzz/b", "the output")
+    tap.true(not is_alive(64), "what was left behind was killed")
+
+
+@tap.test("a lane that is killed is a failure, and so is what it would have run")
+def lane_killed():
+    with tempfile.TemporaryDirectory() as directory:
+        make(directory, "scripts/test/docs/a.sh", "echo 1..1; kill -9 $PPID; echo ok 1")
+        make(directory, "scripts/test/docs/b.sh", "echo 1..1; echo ok 1")
+        make_fuzz(directory, "c", "echo 1..1; echo ok 1")
+        output = run_two(directory, "docs", "fuzz")
+    tap.contains(output, "ended: status -9", "the output")
+    tap.contains(output, "FAIL docs/b", "the output")
+    tap.equal(output.splitlines()[-1], "1 passed, 2 failed, 0 skipped", "the last line")
+
+
+def interrupted(number, group):
+    """A runner that a signal ends leaves nothing running."""
+    with tempfile.TemporaryDirectory() as directory:
+        script = "echo 1..1\nsleep 63"
+        make(directory, "scripts/test/docs/a.sh", script)
+        make_fuzz(directory, "b", script)
+        # A shell that starts this test in the background has it ignore SIGINT.
+        default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen([sys.executable, RUNNER, "--root", directory, group], preexec_fn=default,
+                              start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              text=True) as runner:
+            wait_for("the program was started", lambda: is_alive(63))
+            if number == signal.SIGINT:
+                # As Ctrl-C, to its lanes too.
+                os.killpg(runner.pid, number)
+            else:
+                runner.send_signal(number)
+            tap.equal(runner.communicate(timeout=20)[1], "", "what it says of that")
+        # Of SIGKILL the runner knows nothing: what it had started ends by itself.
+        wait_for("the program was killed", lambda: not is_alive(63))
+
+
+def wait_for(what, condition):
+    """Wait until it holds, for some seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        tap.true(time.monotonic() < deadline, what)
+        time.sleep(0.05)
+
+
+for NUMBER in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+    for GROUP in ("docs", "fuzz"):
+        tap.add(f"a runner that {NUMBER.name} ends leaves nothing of {GROUP} running", interrupted, NUMBER, GROUP)
 
 
 for name, row in TABLE.items():
