@@ -261,8 +261,9 @@ struct infill_session_options {
 };
 
 /*
- * Of infill_session_start_vm(): map by KVM_PRE_FAULT_MEMORY what an exit has
- * filled beyond the page that the guest asked for, where it is enough to pay.
+ * Of infill_session_start_vm() and _connect_vm(): map by KVM_PRE_FAULT_MEMORY
+ * what an exit has filled beyond the page that the guest asked for, where it is
+ * enough to pay.  A protected VM is given that memory for good.
  */
 #define INFILL_SESSION_PREFAULT (1u << 0)
 
@@ -309,9 +310,16 @@ int infill_session_adopt(struct infill_session **session, struct infill_pool *po
  * session.  infill_session_stop() before INFILL_EVENT_RESIDENT leaves the flag
  * on: vCPUs that miss a page then exit, and nobody fills it.
  *
+ * A protected VM of pKVM is found out by itself.  What its guest has touched the
+ * host has lost: the session does nothing to a page once its bit is clear, and
+ * neither may the VMM.  It is started before a vCPU has run or prefaulted, or
+ * with memslots that are new; infill_vcpu(3) has all the rules.
+ *
  * -EOPNOTSUPP: the kernel, or this kind of VM, has no KVM Userfault, or a
- * region's pages are smaller than the host's; -EPERM, -ENOSYS: as
- * infill_session_start(); -EINVAL: a cache, or a memslot that KVM refuses.
+ * region's pages are smaller than the host's, or a protected VM is to have a
+ * guest_memfd or hugetlb memory; -EPERM, -ENOSYS: as infill_session_start();
+ * -EPERM also: a protected VM has run; -EINVAL: a cache, or a memslot that KVM
+ * refuses.
  */
 int infill_session_start_vm(struct infill_session **session, struct infill_pool *pool, int vm_fd,
 			    const struct infill_memory *memory, struct infill_image *image,
@@ -361,9 +369,10 @@ int infill_session_fill(struct infill_session *session, uint64_t gpa, uint64_t l
  * callback of the session.
  *
  * -EFAULT: not all of it is in the session's memslots; -EINVAL: no whole pages
- * of theirs, or another kind of session (which sees madvise() by itself):
- * nothing was done.  Else -errno of madvise(2), -EINVAL for memory that is
- * locked: what could not be freed has the content that it had.
+ * of theirs, or another kind of session (which sees madvise() by itself);
+ * -EOPNOTSUPP: a protected VM, which keeps what it was given: nothing was done.
+ * Else -errno of madvise(2), -EINVAL for memory that is locked: what could not
+ * be freed has the content that it had.
  */
 int infill_session_discard(struct infill_session *session, uint64_t gpa, uint64_t length);
 
@@ -501,6 +510,11 @@ int infill_vcpu_exit(struct infill_vcpu *vcpu, const struct kvm_run *run);
  * Before the first KVM_RUN: map what of the trace is in memory, in first-touch
  * order, by KVM_PRE_FAULT_MEMORY, about BYTES at most (0: all).  The vCPUs of a
  * session share the trace between them.  0, or -EOPNOTSUPP: not for this VM.
+ * Of a protected VM: it is given the memory, so all vCPUs must be there; and
+ * -ENOMEM: RLIMIT_MEMLOCK is used up; -EHWPOISON: the host's memory is broken;
+ * -EPERM: another VM has a page; -EOPNOTSUPP also: memory of another kind of
+ * file.  What was given before that stays given; a later call goes on with the
+ * next run of the trace.
  */
 int infill_vcpu_prefault(struct infill_vcpu *vcpu, uint64_t bytes);
 

@@ -163,7 +163,7 @@ static bool fetch(struct infill_session *s, uint64_t now)
 	if (s->over || disk_is_taken(s) || s->ahead_bytes >= AHEAD_BYTES ||
 	    !queue_next(s, CHUNK_MAX, now, &run))
 		return false;
-	if (run.hole)
+	if (run.hole && !s->protected)
 		fill_hole(s, run.region, run.page, run.count);
 	else if (!start_run(s, run, run.trace ? WHY_TRACE : WHY_REST))
 		session_fail(s, err_set(-ENOMEM, "memory: no room to read the image"));
@@ -219,6 +219,8 @@ static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t pa
 		count = count < end - first ? count : end - first;
 		if (c->cached)
 			err = fill_cached(s, r, first, count, c->why, &done);
+		else if (c->run.hole)
+			err = fill_zeros(s, r, first, count, c->why, &done);
 		else
 			err = fill_data(s, r, first, count, data + (first - page) * r->page_size,
 					c->why, &done);
@@ -261,7 +263,7 @@ static int install_some(struct infill_session *s, uint64_t *budget)
 	c->done = page - c->run.page;
 	if (data)
 		data += c->done * c->run.region->page_size;
-	if (data || c->cached || !count)
+	if (data || c->cached || c->run.hole || !count)
 		err = install_wanted(s, c, page, end, data, budget);
 	else
 		err = read_and_install(s, c, page, end, budget);

@@ -216,6 +216,10 @@ static void give_up(struct infill_session *s, struct channel *c, const struct pa
 	const struct wire_answer gone = { .sequence = q->sequence, .gpa = q->gpa, .bytes = q->bytes };
 	uint64_t from = q->gpa - r->gpa;
 
+	if (s->protected) {
+		refuse(s->channels, c, -EOPNOTSUPP);
+		return;
+	}
 	if (from % r->page_size || q->bytes % r->page_size || q->bytes > r->length - from) {
 		refuse(s->channels, c, -EINVAL);
 		return;

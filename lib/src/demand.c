@@ -217,7 +217,7 @@ static int serve_one(struct infill_session *s, struct waiting *w)
 		}
 		if (w->minor)
 			return fill_again(s, r, w->page);
-		return fill_zero(s, r, w->page);
+		return s->protected ? fill_none(s, r, w->page) : fill_zero(s, r, w->page);
 	case PAGE_REMOVED:
 		return fill_zero(s, r, w->page);
 	case PAGE_POISONED:

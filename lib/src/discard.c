@@ -141,6 +141,10 @@ int infill_session_discard(struct infill_session *s, uint64_t gpa, uint64_t leng
 	if (!s->userfault)
 		return err_set(-EINVAL, "session: was not started by infill_session_start_vm(): its "
 					"userfaultfd sees what madvise() gives up");
+	/* The guest would keep what is dropped, and nobody here knows what it has touched. */
+	if (s->protected)
+		return err_set(-EOPNOTSUPP, "session: cannot discard memory of a protected VM: what its "
+					    "guest has touched is its own until the VM ends");
 	if (!length || __builtin_add_overflow(gpa, length, &end))
 		return err_set(-EINVAL, "session: discard 0x%llx bytes at 0x%llx: no such range",
 			       (unsigned long long)length, (unsigned long long)gpa);

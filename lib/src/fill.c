@@ -200,9 +200,8 @@ static int put_data(struct infill_session *s, const struct pagemap_region *r, ui
 {
 	int err = 0;
 
-	if (zero && why == WHY_REST) {
+	if (zero && why == WHY_REST && !s->protected)
 		return leave_zero(s, r, page, count, settled);
-	}
 	if (zero)
 		return put(s, r, page, count, NULL, HOW_ZERO, why, settled);
 	if (!s->cache)
@@ -254,8 +253,9 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 	return err;
 }
 
-int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
-		uint64_t count, enum why why, uint64_t *done)
+/* Those of COUNT pages that are missing; the bytes come from elsewhere. */
+static int fill_by(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		   uint64_t count, enum how how, enum why why, uint64_t *done)
 {
 	int err = 0;
 
@@ -263,11 +263,23 @@ int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64
 		uint64_t n = pagemap_run(&s->pm, page + *done, count - *done, PAGE_MISSING), settled = 1;
 
 		if (n)
-			err = put(s, r, page + *done, n, NULL, HOW_CONTINUE, why, &settled);
+			err = put(s, r, page + *done, n, NULL, how, why, &settled);
 		*done += settled;
 	}
 	session_check_resident(s);
 	return err;
+}
+
+int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		uint64_t count, enum why why, uint64_t *done)
+{
+	return fill_by(s, r, page, count, HOW_CONTINUE, why, done);
+}
+
+int fill_zeros(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	       uint64_t count, enum why why, uint64_t *done)
+{
+	return fill_by(s, r, page, count, HOW_ZERO, why, done);
 }
 
 /*
@@ -310,6 +322,19 @@ int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t
 	err = put(s, r, page, 1, NULL, HOW_ZERO, WHY_DEMAND, &settled);
 	session_check_resident(s);
 	return err;
+}
+
+int fill_none(struct infill_session *s, const struct pagemap_region *r, uint64_t page)
+{
+	int err = pagemap_move(&s->pm, page, 1, PAGE_REMOVED);
+
+	if (err) {
+		session_fail(s, err);
+		return err;
+	}
+	uffd_wake(s->uffd, pagemap_hva(r, page), r->page_size);
+	demand_settled(s, page, 1);
+	return 0;
 }
 
 int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_t page)

@@ -18,7 +18,8 @@
 /*
  * Install those of COUNT pages from PAGE on that are missing; DATA is their
  * content.  Zero pages are not copied, and if nobody touched them (WHY_REST)
- * not even installed.  *DONE: pages that are settled, from the first on.
+ * not even installed, but for a protected VM.  *DONE: pages that are settled,
+ * from the first on.
  */
 int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 	      uint64_t count, const void *data, enum why why, uint64_t *done);
@@ -27,12 +28,26 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 int fill_cached(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 		uint64_t count, enum why why, uint64_t *done);
 
+/*
+ * Install zeros in those of COUNT pages that are missing.  A protected VM gets
+ * its holes so: once a page's bit is clear nothing is done to it any more, so it
+ * has to be there.
+ */
+int fill_zeros(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+	       uint64_t count, enum why why, uint64_t *done);
+
 /* Pages of a hole are settled without an install. */
 void fill_hole(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
 	       uint64_t count);
 
 /* Install zeros for a page that was removed, or that is in a hole, or was dropped. */
 int fill_zero(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
+
+/*
+ * Of a protected VM: a thread has waited for a page that is there, so let it see.
+ * If the VMM has dropped the page it waits for it again, and gets zeros then.
+ */
+int fill_none(struct infill_session *s, const struct pagemap_region *r, uint64_t page);
 
 /* Map a present page of the cache again. */
 int fill_again(struct infill_session *s, const struct pagemap_region *r, uint64_t page);

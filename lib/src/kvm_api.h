@@ -21,6 +21,9 @@
 #ifndef KVM_CAP_USERFAULT
 #define KVM_CAP_USERFAULT 20252
 #endif
+#ifndef KVM_VM_TYPE_ARM_PROTECTED /* Linux 7.1 */
+#define KVM_VM_TYPE_ARM_PROTECTED (1UL << 31)
+#endif
 #ifndef KVM_MEM_GUEST_MEMFD
 #define KVM_MEM_GUEST_MEMFD (1UL << 2)
 #endif

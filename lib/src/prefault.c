@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #include "err.h"
 #include "kvm_api.h"
@@ -30,17 +31,52 @@ static int judge(int error, unsigned *tries)
 			       "this VM does not support it" : "refused");
 }
 
-int prefault_range(int vcpu_fd, uint64_t gpa, uint64_t bytes, uint64_t *done)
+static int no_memlock(uint64_t gpa)
+{
+	struct rlimit limit = { 0 };
+
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	return err_set(-ENOMEM, "KVM_PRE_FAULT_MEMORY: 0x%llx: no memory within RLIMIT_MEMLOCK, %llu KiB, "
+				"which all pages of protected VMs count against: raise it, or give the "
+				"VMM CAP_IPC_LOCK", (unsigned long long)gpa,
+		       (unsigned long long)limit.rlim_cur >> 10);
+}
+
+/* 0: as for any VM. */
+static int judge_donation(int error, uint64_t gpa)
+{
+	switch (error) {
+	case ENOMEM:
+		return no_memlock(gpa);
+	case EHWPOISON:
+		return err_set(-EHWPOISON, "KVM_PRE_FAULT_MEMORY: 0x%llx: the host's memory is broken there",
+			       (unsigned long long)gpa);
+	case EPERM:
+		return err_set(-EPERM, "KVM_PRE_FAULT_MEMORY: 0x%llx: cannot be given to the protected VM: "
+				       "another VM has it, or the vCPU is not finalized",
+			       (unsigned long long)gpa);
+	case EOPNOTSUPP:
+		return err_set(-EOPNOTSUPP, "KVM_PRE_FAULT_MEMORY: 0x%llx: a protected VM can be given "
+					    "anonymous memory and memfds, no other files",
+			       (unsigned long long)gpa);
+	}
+	return 0;
+}
+
+int prefault_range(int vcpu_fd, uint64_t gpa, uint64_t bytes, bool protected, uint64_t *done)
 {
 	struct kvm_api_pre_fault range = { .gpa = gpa, .size = bytes };
 	unsigned tries = 0;
-	int err = 0;
+	int err = 0, error;
 
 	while (!err && range.size) {
 		/* Progress is reported in the range, by 0. */
 		if (!ioctl(vcpu_fd, KVM_API_PRE_FAULT, &range))
 			continue;
-		err = judge(errno, &tries);
+		error = errno;
+		err = protected ? judge_donation(error, range.gpa) : 0;
+		if (!err)
+			err = judge(error, &tries);
 		if (!err)
 			break;
 		if (err == -EAGAIN)

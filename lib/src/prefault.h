@@ -7,6 +7,7 @@
 #ifndef INFILL_PREFAULT_H
 #define INFILL_PREFAULT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -14,7 +15,12 @@
  * not mapped the guest maps by a fault.  0, also if less was done because
  * memory is missing, poisoned or being changed, or a signal is pending;
  * -EOPNOTSUPP: never on this VM, do not ask again.
+ *
+ * PROTECTED: of a protected VM, to which it donates the memory: the guest's own
+ * touch would meet the same error, so it is told.  -ENOMEM: RLIMIT_MEMLOCK;
+ * -EHWPOISON: the host's memory is broken; -EPERM: it is not the host's alone;
+ * -EOPNOTSUPP: it is of a kind that cannot be donated.
  */
-int prefault_range(int vcpu_fd, uint64_t gpa, uint64_t bytes, uint64_t *done);
+int prefault_range(int vcpu_fd, uint64_t gpa, uint64_t bytes, bool protected, uint64_t *done);
 
 #endif

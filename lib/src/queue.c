@@ -158,6 +158,12 @@ static void cut_at_extent(struct infill_session *s, struct queue_run *run)
 		run->count = pages;
 }
 
+/* Is nothing to be installed for it? */
+static bool is_free(const struct infill_session *s, const struct queue_run *run)
+{
+	return run->hole && !s->protected;
+}
+
 static bool next_of_rest(struct infill_session *s, uint64_t max_bytes, struct queue_run *out)
 {
 	struct queue *q = &s->queue;
@@ -173,7 +179,7 @@ static bool next_of_rest(struct infill_session *s, uint64_t max_bytes, struct qu
 		max = HOLE_PAGES;
 	*out = (struct queue_run){ .region = r, .page = page, .count = max };
 	cut_at_extent(s, out);
-	if (!out->hole)
+	if (!is_free(s, out))
 		out->count = limit(r, out->count, max_bytes);
 	out->count = pagemap_run(&s->pm, page, out->count, PAGE_MISSING);
 	q->rest = page + out->count;
@@ -206,7 +212,7 @@ bool queue_next(struct infill_session *s, uint64_t max_bytes, uint64_t now, stru
 	}
 	if (!next_of_rest(s, max_bytes, run))
 		return false;
-	if (s->options.rate && !run->hole)
+	if (s->options.rate && !is_free(s, run))
 		s->queue.tokens -= (double)(run->count * run->region->page_size);
 	return true;
 }

@@ -254,14 +254,15 @@ static int make_channels(struct remote *r, unsigned count, int *fd)
 
 /* Tell the pager all, and close what only it needs. */
 static int greet(struct remote *r, const struct infill_memory *memory, int bitmap_fd, int uffd,
-		 unsigned threads)
+		 bool protected, unsigned threads)
 {
+	uint32_t flags = (uffd >= 0 ? WIRE_UFFD : 0) | (protected ? WIRE_PROTECTED : 0);
 	unsigned channels = threads < WIRE_CHANNELS_MAX ? threads + 1 : WIRE_CHANNELS_MAX, files;
 	char hello[sizeof(struct wire_hello) +
 		   INFILL_MEMORY_REGIONS_MAX * sizeof(struct wire_region)]
 		__attribute__((aligned(8)));
 	int fd[WIRE_FDS_MAX] = { bitmap_fd }, *channel, rc;
-	int length = wire_write(hello, sizeof(hello), memory, channels, uffd >= 0, fd + 1, &files);
+	int length = wire_write(hello, sizeof(hello), memory, channels, flags, fd + 1, &files);
 
 	if (length < 0)
 		return length;
@@ -290,7 +291,7 @@ static int wait_served(struct remote *r)
 }
 
 int remote_connect(struct remote **remote, const char *path, const struct infill_memory *memory,
-		   int bitmap_fd, int uffd, unsigned threads)
+		   int bitmap_fd, int uffd, bool protected, unsigned threads)
 {
 	struct remote *r = calloc(1, sizeof(*r));
 	int off = 0, rc;
@@ -301,7 +302,7 @@ int remote_connect(struct remote **remote, const char *path, const struct infill
 	if (rc >= 0) {
 		rc = ioctl(r->sock, FIONBIO, &off) ? err_set(-errno, "pager: %m") : 0;
 		if (!rc)
-			rc = greet(r, memory, bitmap_fd, uffd, threads);
+			rc = greet(r, memory, bitmap_fd, uffd, protected, threads);
 		if (!rc)
 			rc = wait_served(r);
 	}

@@ -10,6 +10,7 @@
 #ifndef INFILL_REMOTE_H
 #define INFILL_REMOTE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "infill.h"
@@ -20,12 +21,12 @@ struct remote;
 /*
  * Connect to the pager at PATH and hand it the bitmaps (BITMAP_FD), the
  * guest_memfds of MEMORY, UFFD (-1: none) and THREADS channels, or as many as
- * there may be, and one more.  Returns when it serves the VM, within
+ * there may be, and one more.  PROTECTED: the VM is.  Returns when it serves the VM, within
  * REMOTE_MS.  The fds stay the caller's.  -EPROTO and others: it refused, with
  * its reason; -ETIMEDOUT; -ECONNRESET; as connect(2).
  */
 int remote_connect(struct remote **remote, const char *path, const struct infill_memory *memory,
-		   int bitmap_fd, int uffd, unsigned threads);
+		   int bitmap_fd, int uffd, bool protected, unsigned threads);
 
 /* End the connection: who waits is told -ECONNRESET.  Any thread. */
 void remote_shutdown(struct remote *remote);

@@ -212,6 +212,9 @@ static int connect_vm(struct infill_session *s, const char *path, int vm_fd,
 {
 	int bitmaps, err = userfault_check(vm_fd);
 
+	s->protected = userfault_protected(vm_fd);
+	if (!err && s->protected)
+		err = userfault_check_protected(memory);
 	if (!err)
 		err = session_watch(s, memory);
 	if (!err)
@@ -225,7 +228,8 @@ static int connect_vm(struct infill_session *s, const char *path, int vm_fd,
 		return bitmaps;
 	err = userfault_new(&s->userfault, vm_fd, bitmaps, memory, &s->pm);
 	if (!err)
-		err = remote_connect(&s->remote, path, memory, bitmaps, s->uffd, vcpus);
+		err = remote_connect(&s->remote, path, memory, bitmaps, s->uffd, s->protected,
+				     vcpus);
 	close(bitmaps);
 	return err;
 }

@@ -110,7 +110,8 @@ static bool has_uffd(const struct pagemap_region *r)
 
 /*
  * Does a page that cannot be read need its bit?  A userfaultfd's memory has a
- * mark of the kernel's there; a guest_memfd would read as zero without the flag.
+ * mark of the kernel's there; a guest_memfd would read as zero without the flag,
+ * and for a protected VM KVM would raise SIGBUS, rather than tell the vCPU.
  */
 static bool needs_flag(const struct infill_session *s)
 {
@@ -118,7 +119,8 @@ static bool needs_flag(const struct infill_session *s)
 		const struct pagemap_region *r = &s->pm.header->region[i];
 		uint64_t end = r->first + r->pages;
 
-		if (!has_uffd(r) && pagemap_next(&s->pm, r->first, end, PAGE_POISONED) != end)
+		if ((!has_uffd(r) || s->protected) &&
+		    pagemap_next(&s->pm, r->first, end, PAGE_POISONED) != end)
 			return true;
 	}
 	return false;
@@ -613,6 +615,9 @@ static int start_vm(struct infill_session *s, struct infill_pool *pool, int vm_f
 
 	if (!err)
 		err = check_memory(memory, s->image, false, true);
+	s->protected = userfault_protected(vm_fd);
+	if (!err && s->protected)
+		err = userfault_check_protected(memory);
 	if (!err && s->cache)
 		err = err_set(-EINVAL, "session: a cache needs a userfaultfd, use "
 				       "infill_session_start()");
@@ -648,6 +653,7 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
 /* Everything of FILES but the mappings; S owns a copy of the userfaultfd. */
 static int take_files(struct infill_session *s, const struct session_files *files)
 {
+	s->protected = files->protected;
 	if (files->uffd >= 0) {
 		s->uffd = uffd_adopt(files->uffd);
 		if (s->uffd < 0)

@@ -95,7 +95,7 @@ struct chunk {
 	uint64_t done;        /* of them */
 	enum why why;
 	const char *data; /* content of the first page, in `read.buffer`; NULL: not read */
-	bool cached;      /* the cache has the content: data is not needed */
+	bool cached;      /* the cache has the content: data is not needed, as for a hole */
 };
 
 struct infill_session {
@@ -105,6 +105,7 @@ struct infill_session {
 	struct pool_thread *thread;
 	int uffd; /* -1: none, with KVM Userfault on guest_memfd alone */
 	struct userfault *userfault; /* NULL: all by the userfaultfd */
+	bool protected; /* ... of a protected VM: what is there may be the guest's, out of reach */
 	struct channels *channels;   /* of a VM with KVM Userfault in another process */
 	struct remote *remote;       /* its pager is another process: remote.h; no thread of the pool */
 	int watch_fd;
@@ -175,6 +176,7 @@ struct session_files {
 	int sock;     /* the main socket */
 	const int *channel;
 	unsigned channels;
+	bool protected; /* its VM is */
 	const struct userfault_part *part; /* for each region, in MEMORY's order */
 };
 

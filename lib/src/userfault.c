@@ -103,11 +103,20 @@ static int set_region(struct userfault *uf, const struct kvm_api_region *region)
 	return ioctl(uf->vm_fd, KVM_API_SET_REGION, region) ? -errno : 0;
 }
 
-static int slot_error(int err, const struct kvm_api_region *r, const char *what)
+static int slot_error(int err, const struct kvm_api_region *r, const char *what, const char *why)
 {
-	return err_set(err, "userfault: memslot %u at 0x%llx, 0x%llx bytes: cannot %s: %m", r->slot,
+	return err_set(err, "userfault: memslot %u at 0x%llx, 0x%llx bytes: cannot %s: %s", r->slot,
 		       (unsigned long long)r->guest_phys_addr, (unsigned long long)r->memory_size,
-		       what);
+		       what, why);
+}
+
+/* Why KVM refuses to set the flag. */
+static const char *why_not_set(int vm_fd, int err)
+{
+	if (err == -EPERM && userfault_protected(vm_fd))
+		return "a vCPU of the protected VM has run, or prefaulted: start the session before, or "
+		       "with memslots that are new";
+	return strerror(-err);
 }
 
 /* Of the regions of the VM the one that became R. */
@@ -144,7 +153,8 @@ static int register_slot(struct userfault *uf, const struct infill_region *from,
 	};
 	err = set_region(uf, &s->region);
 	if (err)
-		return slot_error(err, &s->region, "set KVM_MEM_USERFAULT");
+		return slot_error(err, &s->region, "set KVM_MEM_USERFAULT",
+				  why_not_set(uf->vm_fd, err));
 	s->registered = true;
 	return 0;
 }
@@ -155,6 +165,41 @@ int userfault_check(int vm_fd)
 		return 0;
 	return err_set(-EOPNOTSUPP, "userfault: this kernel, or this kind of VM, has no KVM "
 				    "Userfault: use a userfaultfd (infill doctor)");
+}
+
+/*
+ * No capability is for this alone.  Each VM of arm64 may have memslots that are
+ * read-only, since Linux 3.x, but one that is protected: its memory is given to
+ * it for good and for writing (kvm_pkvm_ext_allowed()).
+ */
+bool userfault_protected(int vm_fd)
+{
+#ifdef __aarch64__
+	return ioctl(vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_READONLY_MEM) <= 0;
+#else
+	(void)vm_fd;
+	return false;
+#endif
+}
+
+int userfault_check_protected(const struct infill_memory *memory)
+{
+	for (unsigned i = 0; i < memory->count; i++) {
+		const struct infill_region *r = &memory->region[i];
+
+		if (r->backing == INFILL_BACKING_GUEST_MEMFD || r->backing == INFILL_BACKING_HUGETLB)
+			return err_set(-EOPNOTSUPP,
+				       "memory region at gpa 0x%llx: a protected VM cannot have %s: use "
+				       "anonymous memory or a memfd", (unsigned long long)r->gpa,
+				       r->backing == INFILL_BACKING_HUGETLB ? "huge pages of hugetlb" :
+									      "a guest_memfd");
+		if (r->slot_flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES))
+			return err_set(-EINVAL,
+				       "memory region at gpa 0x%llx: slot_flags are 0x%x: a protected "
+				       "VM has no memslots that are read-only or log dirty pages",
+				       (unsigned long long)r->gpa, r->slot_flags);
+	}
+	return 0;
 }
 
 static struct userfault *alloc(const struct pagemap *pm)
@@ -262,7 +307,7 @@ int userfault_disable(struct userfault *uf)
 		one = set_region(uf, &s->region);
 		s->registered = one != 0;
 		if (one && !err)
-			err = slot_error(one, &s->region, "clear KVM_MEM_USERFAULT");
+			err = slot_error(one, &s->region, "clear KVM_MEM_USERFAULT", strerror(-one));
 	}
 	return err;
 }

@@ -28,12 +28,22 @@ struct userfault;
 int userfault_check(int vm_fd);
 
 /*
+ * Is it a protected VM of pKVM?  What its guest has touched is the guest's, and
+ * lost to the host: once a page's bit is clear nothing may be done to the page.
+ */
+bool userfault_protected(int vm_fd);
+
+/* 0, or -EOPNOTSUPP, -EINVAL: a region of MEMORY is such as a protected VM cannot have. */
+int userfault_check_protected(const struct infill_memory *memory);
+
+/*
  * Make bitmaps with every bit set for the regions of PM, which are those of
  * MEMORY, and register them with the memslots of the VM that VM_FD names
  * (duplicated): memslots are created, or get the flag if they exist.
  * BITMAP_FD: a file where the bitmaps are one behind the other, as wire_write()
  * says; -1: private memory.  -EOPNOTSUPP: a page is smaller than the host's;
- * else as KVM_SET_USER_MEMORY_REGION2.  What was registered is undone on failure.
+ * -EPERM: a protected VM has run; else as KVM_SET_USER_MEMORY_REGION2.  What was
+ * registered is undone on failure.
  */
 int userfault_new(struct userfault **uf, int vm_fd, int bitmap_fd,
 		  const struct infill_memory *memory, const struct pagemap *pm);

@@ -250,8 +250,9 @@ static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint
 
 	if (!v->prefault || count < PREFAULT_LEAST)
 		return;
+	/* What it says of memory that a protected VM cannot be given KVM_RUN says, too. */
 	if (prefault_range(v->fd, r->gpa + (page + 1 - r->first) * r->page_size,
-			   (count - 1) * r->page_size, &done))
+			   (count - 1) * r->page_size, v->session->protected, &done))
 		v->prefault = false;
 	stats_add(&v->stats.prefault_bytes, done);
 }
@@ -519,12 +520,13 @@ static int prefault_trace_run(struct infill_vcpu *v, const struct trace_run *run
 	bytes = bytes < *left ? bytes : *left;
 	bytes = pagemap_run(&s->pm, page, bytes / r->page_size, PAGE_PRESENT) * r->page_size;
 	if (bytes)
-		err = prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, bytes, &done);
-	if (!bytes || err)
-		return err;
+		err = prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, bytes,
+				     s->protected, &done);
+	if (!bytes)
+		return 0;
 	stats_add(&v->stats.prefault_bytes, done);
 	*left -= done;
-	return 0;
+	return err;
 }
 
 int infill_vcpu_prefault(struct infill_vcpu *v, uint64_t bytes)

@@ -198,7 +198,7 @@ static int adopt_files(struct guest *g, const struct wire_vm *wire)
 	struct userfault_part part[INFILL_MEMORY_REGIONS_MAX];
 	struct session_files files = {
 		.uffd = g->vm.uffd, .state = g->vm.state, .sock = g->vm.sock, .part = part,
-		.channels = wire->channels,
+		.channels = wire->channels, .protected = wire->protected,
 	};
 	int rc;
 

@@ -22,6 +22,7 @@ _Static_assert(sizeof(struct wire_notice) == 16, "ABI");
 
 /* No process has an address there, so a region can be known by it. */
 #define NO_HVA (1ull << 63)
+#define FLAGS (WIRE_UFFD | WIRE_PROTECTED)
 
 /* ---- where a hello ends ---------------------------------------------------------- */
 
@@ -71,8 +72,8 @@ static int check_hello(const struct wire_hello *h, size_t length)
 	if (h->version != WIRE_VERSION)
 		return err_set(-EPROTO, "hello: version: is %u: this pager speaks %u", h->version,
 			       WIRE_VERSION);
-	if (h->flags & ~WIRE_UFFD)
-		return err_set(-EPROTO, "hello: flags: %#x is not known", h->flags & ~WIRE_UFFD);
+	if (h->flags & ~FLAGS)
+		return err_set(-EPROTO, "hello: flags: %#x is not known", h->flags & ~FLAGS);
 	for (unsigned i = 0; i < 3; i++)
 		if (h->reserved[i])
 			return err_set(-EPROTO, "hello: reserved[%u]: must be 0", i);
@@ -92,6 +93,8 @@ static int check_backing(const struct wire_hello *h, const struct wire_region *r
 {
 	if (r->backing > INFILL_BACKING_GUEST_MEMFD)
 		return bad(i, "backing: is not known");
+	if (h->flags & WIRE_PROTECTED && r->backing >= INFILL_BACKING_HUGETLB)
+		return bad(i, "backing: a protected VM has anonymous memory and shmem only");
 	if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
 		if (r->file >= h->files)
 			return bad(i, "file: there is none of that number");
@@ -189,6 +192,7 @@ int wire_parse(const void *message, size_t length, uint64_t image_bytes, struct 
 	vm->files = h.files;
 	vm->channels = h.channels;
 	vm->uffd = h.flags & WIRE_UFFD;
+	vm->protected = h.flags & WIRE_PROTECTED;
 	sort_regions(vm, region, h.regions);
 	return 0;
 }
@@ -235,11 +239,11 @@ static int write_region(struct wire_region *to, const struct infill_region *r, i
 }
 
 int wire_write(void *to, size_t size, const struct infill_memory *memory, unsigned channels,
-	       bool uffd, int *file, unsigned *files)
+	       uint32_t flags, int *file, unsigned *files)
 {
 	uint64_t host_page = (uint64_t)sysconf(_SC_PAGESIZE), at = 0;
 	struct wire_hello h = {
-		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .flags = uffd ? WIRE_UFFD : 0,
+		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .flags = flags,
 		.regions = memory->count, .channels = channels, .bit_bytes = host_page,
 	};
 	struct wire_region *region = (struct wire_region *)((char *)to + sizeof(h));

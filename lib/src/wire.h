@@ -36,7 +36,9 @@
 #define WIRE_NO_FILE UINT32_MAX
 #define WIRE_NOTICE_MAX 1024u
 
-#define WIRE_UFFD (1u << 0) /* wire_hello.flags: the last fd is a userfaultfd */
+/* wire_hello.flags */
+#define WIRE_UFFD      (1u << 0) /* the last fd is a userfaultfd */
+#define WIRE_PROTECTED (1u << 1) /* a protected VM: a page is not touched once its bit is clear */
 
 struct wire_hello {
 	uint8_t magic[8];
@@ -93,7 +95,7 @@ struct wire_answer {
 struct wire_vm {
 	struct infill_memory *memory;
 	unsigned files, channels;
-	bool uffd;
+	bool uffd, protected;
 	struct wire_region region[INFILL_MEMORY_REGIONS_MAX];
 };
 
@@ -115,11 +117,11 @@ uint64_t wire_bitmap_bytes(uint64_t length, uint64_t host_page);
 
 /*
  * Write the hello that describes MEMORY, whose bitmaps follow one another, to
- * TO.  FILE gets the guest_memfds to send, each once (WIRE_FILES_MAX at most),
- * and *FILES how many.  Its length, or -ENOSPC.
+ * TO.  FLAGS are WIRE_*.  FILE gets the guest_memfds to send, each once
+ * (WIRE_FILES_MAX at most), and *FILES how many.  Its length, or -ENOSPC.
  */
 int wire_write(void *to, size_t size, const struct infill_memory *memory, unsigned channels,
-	       bool uffd, int *file, unsigned *files);
+	       uint32_t flags, int *file, unsigned *files);
 
 /* Write a notice to SOCK if it takes it at once. */
 void wire_tell(int sock, enum wire_notice_type type, int error, const char *text);

@@ -88,6 +88,7 @@ struct fakekvm *fakekvm_new(const struct fakekvm_options *options)
 	k->pages = k->image.bytes / FAKE_PAGE;
 	k->version = calloc(k->pages, sizeof(*k->version));
 	k->uffd = -1;
+	k->protected = options->protected;
 	k->reserved = map(NULL, -1, 0, k->image.bytes);
 	k->bitmap_fd = sealed_memfd("fakekvm-bitmap", k->regions * FAKE_PAGE +
 				    wire_bitmap_bytes(k->image.bytes, FAKE_PAGE));
@@ -136,7 +137,8 @@ int fakekvm_connect(struct fakekvm *k, const char *socket)
 		rc = infill_memory_add(memory, &region);
 	}
 	if (!rc)
-		rc = remote_connect(&k->remote, socket, memory, k->bitmap_fd, k->uffd, k->threads);
+		rc = remote_connect(&k->remote, socket, memory, k->bitmap_fd, k->uffd, k->protected,
+				    k->threads);
 	infill_memory_free(memory);
 	return rc;
 }
@@ -277,6 +279,27 @@ int fakekvm_discard(struct fakekvm *k, uint64_t page, uint64_t count)
 	for (unsigned i = 0; i < FAKEKVM_LOCKS; i++)
 		pthread_mutex_unlock(&k->lock[i]);
 	return rc;
+}
+
+int fakekvm_look(struct fakekvm *k)
+{
+	unsigned char there;
+	uint64_t number;
+
+	for (uint64_t page = 0; page < k->pages; page++) {
+		const struct fakekvm_region *r = region_of(k, page, &number);
+
+		if (r->file >= 0 || is_missing(r, number))
+			continue;
+		if (mincore(r->hva + number * FAKE_PAGE, FAKE_PAGE, &there))
+			fake_die("mincore");
+		if (there & 1)
+			continue;
+		snprintf(k->wrong, sizeof(k->wrong), "page %llu: its bit is clear, and it is not there",
+			 (unsigned long long)page);
+		return -EUCLEAN;
+	}
+	return 0;
 }
 
 int fakekvm_verify(struct fakekvm *k)

@@ -29,6 +29,7 @@ struct fakekvm_options {
 	unsigned regions;              /* 0: 1 */
 	unsigned threads;              /* vCPUs; 0: 1 */
 	bool ordinary;                 /* the last region is anonymous memory with a userfaultfd */
+	bool protected;                /* says that the VM is; all its memory is ordinary */
 };
 
 struct fakekvm_region {
@@ -45,6 +46,7 @@ struct fakekvm {
 	uint64_t pages;
 	char *reserved; /* where the regions are */
 	int bitmap_fd, uffd; /* uffd -1: none */
+	bool protected;
 	struct remote *remote;
 	_Atomic uint32_t *version; /* of each page: 0: the image's; 1: poisoned; else what was written */
 	pthread_mutex_t lock[FAKEKVM_LOCKS];
@@ -78,6 +80,12 @@ int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write)
  * and have to read as zero.  0, or what the pager said.
  */
 int fakekvm_discard(struct fakekvm *k, uint64_t page, uint64_t count);
+
+/*
+ * Is all of the ordinary memory there whose bits are clear, without anybody
+ * having to wait for it?  0, or -EUCLEAN, see k->wrong.
+ */
+int fakekvm_look(struct fakekvm *k);
 
 /* Every page, by one thread. */
 int fakekvm_verify(struct fakekvm *k);

@@ -273,7 +273,7 @@ static void test_prefault(enum kind kind)
 			uint64_t done;
 			int ret = prefault_range(rig.vcpu[0].fd, GUEST_MEMORY_GPA +
 						 (uint64_t)rows[i].page * GUEST_PAGE,
-						 (uint64_t)rows[i].count * GUEST_PAGE, &done);
+						 (uint64_t)rows[i].count * GUEST_PAGE, false, &done);
 
 			CHECK(ret == (can ? 0 : -EOPNOTSUPP), "row %zu: %d: %s", i, ret, infill_error());
 			CHECK(done == (can ? (uint64_t)rows[i].done * GUEST_PAGE : 0), "row %zu: %llu", i,

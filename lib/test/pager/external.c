@@ -205,6 +205,33 @@ static void ordinary_memory_is_given_up(void **state)
 	end(&b);
 }
 
+/*
+ * What is donated is out of reach: no page's bit is clear before it is there, be
+ * it zero, none is installed twice, and none is given up.
+ */
+static void a_protected_vm_has_what_it_may_touch(void **state)
+{
+	struct bench b = of(16 * MIB);
+	const struct fakekvm_options options = { .threads = 2, .ordinary = true, .protected = true };
+	char text[WIRE_NOTICE_MAX];
+
+	(void)state;
+	rig_need_userfaultfd();
+	begin(&b, INFILL_FILL_ALL, &options, NULL);
+	fakekvm_start(b.kvm, 0);
+	do
+		assert_right(&b, fakekvm_look(b.kvm));
+	while (fakekvm_missing(b.kvm) && !b.kvm->error);
+	assert_right(&b, fakekvm_finish(b.kvm));
+	assert_right(&b, fakekvm_look(b.kvm));
+	assert_int_equal(remote_discard(b.kvm->remote, 0, FAKE_PAGE), -EOPNOTSUPP);
+	assert_int_equal(hear(&b, text), WIRE_RESIDENT);
+	assert_int_equal(fakeserver_sum(&b.server, "installs", NULL), b.kvm->pages);
+	assert_int_equal(fakeserver_sum(&b.server, "duplicates", NULL), 0);
+	assert_right(&b, fakekvm_verify(b.kvm));
+	end(&b);
+}
+
 static void what_cannot_be_given_up_is_refused(void **state)
 {
 	struct bench b = of(4 * MIB);
@@ -366,6 +393,7 @@ int main(void)
 		cmocka_unit_test(ordinary_memory_goes_by_the_userfaultfd),
 		cmocka_unit_test(what_is_given_up_reads_as_zero),
 		cmocka_unit_test(ordinary_memory_is_given_up),
+		cmocka_unit_test(a_protected_vm_has_what_it_may_touch),
 		cmocka_unit_test(what_cannot_be_given_up_is_refused),
 		cmocka_unit_test(refused_memory_reads_no_zeros),
 		cmocka_unit_test(pages_that_cannot_be_read_are_poisoned),

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -69,37 +70,48 @@ static const struct row {
 	unsigned calls;
 	unsigned done; /* of 8 pages */
 	int result;
+	int donated; /* the result for a protected VM */
 } rows[] = {
-	{ "all at once", { { 8, 0 } }, 1, 8, 0 },
-	{ "in three calls", { { 1, 0 }, { 4, 0 }, { 3, 0 } }, 3, 8, 0 },
-	{ "missing", { { 3, 0 }, { 2, EFAULT } }, 2, 5, 0 },
-	{ "missing at once", { { 0, EFAULT } }, 1, 0, 0 },
-	{ "a signal", { { 2, EINTR } }, 1, 2, 0 },
-	{ "broken memory", { { 7, EHWPOISON } }, 1, 7, 0 },
-	{ "no memslot", { { 4, ENOENT } }, 1, 4, 0 },
-	{ "not readable", { { 1, EACCES } }, 1, 1, 0 },
-	{ "no memory", { { 1, ENOMEM } }, 1, 1, 0 },
-	{ "a memslot that moves", { { 0, EAGAIN }, { 2, EAGAIN }, { 6, 0 } }, 3, 8, 0 },
-	{ "a memslot that moves on and on", { { 0, EAGAIN }, { 0, EAGAIN }, { 1, EAGAIN } }, 3, 1, 0 },
-	{ "not for this VM", { { 0, EOPNOTSUPP } }, 1, 0, -EOPNOTSUPP },
-	{ "not for this kernel", { { 0, EINVAL } }, 1, 0, -EOPNOTSUPP },
-	{ "no such ioctl", { { 0, ENOTTY } }, 1, 0, -EOPNOTSUPP },
-	{ "any more", { { 2, 0 }, { 1, EIO } }, 2, 3, -EOPNOTSUPP },
+	{ "all at once", { { 8, 0 } }, 1, 8, 0, 0 },
+	{ "in three calls", { { 1, 0 }, { 4, 0 }, { 3, 0 } }, 3, 8, 0, 0 },
+	{ "missing", { { 3, 0 }, { 2, EFAULT } }, 2, 5, 0, 0 },
+	{ "missing at once", { { 0, EFAULT } }, 1, 0, 0, 0 },
+	{ "a signal", { { 2, EINTR } }, 1, 2, 0, 0 },
+	{ "broken memory", { { 7, EHWPOISON } }, 1, 7, 0, -EHWPOISON },
+	{ "no memslot", { { 4, ENOENT } }, 1, 4, 0, 0 },
+	{ "not readable", { { 1, EACCES } }, 1, 1, 0, 0 },
+	{ "no memory", { { 1, ENOMEM } }, 1, 1, 0, -ENOMEM },
+	{ "a memslot that moves", { { 0, EAGAIN }, { 2, EAGAIN }, { 6, 0 } }, 3, 8, 0, 0 },
+	{ "a memslot that moves on and on", { { 0, EAGAIN }, { 0, EAGAIN }, { 1, EAGAIN } }, 3, 1, 0, 0 },
+	{ "not for this VM", { { 0, EOPNOTSUPP } }, 1, 0, -EOPNOTSUPP, -EOPNOTSUPP },
+	{ "not for this kernel", { { 0, EINVAL } }, 1, 0, -EOPNOTSUPP, -EOPNOTSUPP },
+	{ "no such ioctl", { { 0, ENOTTY } }, 1, 0, -EOPNOTSUPP, -EOPNOTSUPP },
+	{ "another VM's", { { 3, EPERM } }, 1, 3, -EOPNOTSUPP, -EPERM },
+	{ "any more", { { 2, 0 }, { 1, EIO } }, 2, 3, -EOPNOTSUPP, -EOPNOTSUPP },
 };
 
-static void each_answer(void **state)
+static void answered(const struct row *row, bool protected, int result)
 {
-	const struct row *row = *state;
 	uint64_t done = 99;
 
 	memset(&kvm, 0, sizeof(kvm));
 	memcpy(kvm.answer, row->answer, sizeof(kvm.answer));
 	kvm.gpa = GPA;
-	assert_int_equal(prefault_range(VCPU, GPA, 8 * PAGE, &done), row->result);
+	assert_int_equal(prefault_range(VCPU, GPA, 8 * PAGE, protected, &done), result);
 	assert_int_equal(done, row->done * PAGE);
 	assert_int_equal(kvm.calls, row->calls);
-	if (row->result)
+	if (result)
 		assert_non_null(strstr(infill_error(), "KVM_PRE_FAULT_MEMORY"));
+}
+
+static void each_answer(void **state)
+{
+	const struct row *row = *state;
+
+	answered(row, false, row->result);
+	answered(row, true, row->donated);
+	if (row->donated == -ENOMEM)
+		assert_non_null(strstr(infill_error(), "0x40001000: no memory within RLIMIT_MEMLOCK"));
 }
 
 static void nothing_is_asked_for(void **state)
@@ -108,7 +120,7 @@ static void nothing_is_asked_for(void **state)
 
 	(void)state;
 	memset(&kvm, 0, sizeof(kvm));
-	assert_int_equal(prefault_range(VCPU, GPA, 0, &done), 0);
+	assert_int_equal(prefault_range(VCPU, GPA, 0, false, &done), 0);
 	assert_int_equal(done, 0);
 	assert_int_equal(kvm.calls, 0);
 }

@@ -76,6 +76,31 @@ static void understands_a_hello(void **state)
 	infill_memory_free(vm.memory);
 }
 
+/* Of a protected VM, which has neither guest_memfds nor huge pages. */
+static void understands_a_protected_vm(void **state)
+{
+	struct hello h = good();
+	struct wire_vm vm;
+
+	(void)state;
+	need_small_pages();
+	h.head.flags |= WIRE_PROTECTED;
+	h.head.bytes = 64 + 64;
+	h.head.regions = 1;
+	h.head.files = 0;
+	h.region[0] = h.region[2];
+	assert_int_equal(wire_parse(&h, h.head.bytes, IMAGE, &vm), -EPROTO);
+	assert_non_null(strstr(err_text(), "region 0: backing: a protected VM has"));
+	h.region[0].backing = INFILL_BACKING_SHMEM;
+	assert_int_equal(wire_parse(&h, h.head.bytes, IMAGE, &vm), 0);
+	assert_true(vm.protected);
+	infill_memory_free(vm.memory);
+	h.head.flags = WIRE_UFFD;
+	assert_int_equal(wire_parse(&h, h.head.bytes, IMAGE, &vm), 0);
+	assert_false(vm.protected);
+	infill_memory_free(vm.memory);
+}
+
 /* One field of a good hello, and what is said of it. */
 struct wrong {
 	const char *name;
@@ -96,7 +121,8 @@ static const struct wrong wrong[] = {
 	HEAD(version, 0, "version: is 0: this pager speaks 1"),
 	HEAD(version, 2, "version: is 2"),
 	HEAD(bytes, 64 + 2 * 64, "bytes: is 192"),
-	HEAD(flags, 2 | WIRE_UFFD, "flags: 0x2"),
+	HEAD(flags, 4 | WIRE_UFFD, "flags: 0x4"),
+	HEAD(flags, WIRE_PROTECTED | WIRE_UFFD, "backing: a protected VM has"),
 	HEAD(flags, 0x80000000u | WIRE_UFFD, "flags: 0x80000000"),
 	HEAD(flags, 0, "none is announced"),
 	HEAD(regions, 0, "regions: is 0"),
@@ -237,7 +263,7 @@ static void writes_what_it_understands(void **state)
 	r = (struct infill_region){ .size = sizeof(r), .gpa = 2u << 30, .hva = 2u << 30,
 				    .length = 4096, .offset = 320 << 20 };
 	assert_int_equal(infill_memory_add(memory, &r), 0);
-	assert_int_equal(wire_write(&out, sizeof(out), memory, 3, true, file, &files), 64 + 3 * 64);
+	assert_int_equal(wire_write(&out, sizeof(out), memory, 3, WIRE_UFFD, file, &files), 64 + 3 * 64);
 	assert_int_equal(files, 1); /* the same file twice is sent once */
 	assert_int_equal(file[0], 7);
 	assert_int_equal(wire_parse(&out, out.head.bytes, IMAGE, &vm), 0);
@@ -246,7 +272,7 @@ static void writes_what_it_understands(void **state)
 	assert_int_equal(out.region[2].bitmap_at, 16384);
 	assert_int_equal(out.region[1].file_at, 4096);
 	assert_int_equal(vm.memory->region[0].gpa, 2u << 30);
-	assert_int_equal(wire_write(&out, 64 + 2 * 64, memory, 3, true, file, &files), -ENOSPC);
+	assert_int_equal(wire_write(&out, 64 + 2 * 64, memory, 3, WIRE_UFFD, file, &files), -ENOSPC);
 	infill_memory_free(vm.memory);
 	infill_memory_free(memory);
 }
@@ -292,6 +318,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(understands_a_hello),
+		cmocka_unit_test(understands_a_protected_vm),
 		cmocka_unit_test(refuses_what_is_wrong),
 		cmocka_unit_test(refuses_every_prefix),
 		cmocka_unit_test(finds_its_end),
