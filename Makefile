@@ -53,7 +53,9 @@ TEST_SRC := $(sort $(foreach g,unit pager crash bad-input helper,$(wildcard lib/
 	$(sort $(wildcard cli/test/*.c cli/test/helper/*.c))
 # Tests for machines of the lab, each with what the folder shares.
 LAB_TEST_SRC := lib/test/lab/engine.c
-LAB_SUPPORT_SRC := $(filter-out $(LAB_TEST_SRC),$(sort $(wildcard lib/test/lab/*.c)))
+# A pager in another process, and what that is made of.
+LAB_SUPPORT_SRC := $(filter-out $(LAB_TEST_SRC),$(sort $(wildcard lib/test/lab/*.c))) \
+	$(addprefix lib/test/fake/,fakeimage.c fakeload.c fakeserver.c fakevmm.c)
 VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))

@@ -18,6 +18,7 @@
 #include "host_kvm.h"
 #include "prefault.h"
 #include "tests.h"
+#include "userfault.h"
 
 /* Every page by an exit, one at a time. */
 static void test_demand(enum kind kind)
@@ -180,12 +181,7 @@ static void test_poison(enum kind kind)
 
 	break_image(page);
 	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
-		ret = run_in_order(&rig, &sum);
-		CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
-		ret = run(&rig, 0, &sum); /* again */
-		CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
-		CHECK(kvm_api_memory_fault(rig.vcpu[0].run)->gpa ==
-			      GUEST_MEMORY_GPA + page * GUEST_PAGE, "another page");
+		run_into_poison(&rig, page);
 		c = counters_of(&rig);
 		CHECK(c.poisoned == 1, "%llu poisoned", (unsigned long long)c.poisoned);
 		/* The guest does not need it any more. */
@@ -295,6 +291,7 @@ static void test_host(enum kind kind)
 
 	CHECK(!infill_host_probe(&host), "%s", infill_error());
 	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
+		CHECK(!userfault_protected(rig.guest.vm), "taken for a protected VM");
 		CHECK(!host.kvm_error && !host.kvm_vm_error, "%d, %d", host.kvm_error, host.kvm_vm_error);
 		CHECK(host.kvm_userfault > 0, "%d", host.kvm_userfault);
 		CHECK(!host.kvm_pre_fault == !can_prefault(&rig), "%d", host.kvm_pre_fault);
@@ -357,6 +354,21 @@ static const struct test huge_tests[] = {
 	{ "given up while it is waited for", test_shortage_discard },
 };
 
+/* With ANON and MEMFD, where there are protected VMs. */
+static const struct test protected_tests[] = {
+	{ "protected: pages in a row, and at random", test_protected_touch },
+	{ "protected: against the fill", test_protected_fill },
+	{ "protected: touched by the VMM first", test_protected_own_access },
+	{ "protected: dropped by the VMM", test_protected_dropped },
+	{ "protected: a trace, recorded and prefaulted", test_protected_trace },
+	{ "protected: what cannot be", test_protected_refused },
+	{ "protected: a page that cannot be read", test_protected_poison },
+	{ "protected: RLIMIT_MEMLOCK", test_protected_memlock },
+	{ "protected: killed", test_protected_killed },
+	{ "protected: a pager whose workers are killed", test_protected_pager },
+	{ "protected: a pager that is gone", test_protected_pager_gone },
+};
+
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
 static const char *wanted = ""; /* a part of the names of the tests to run */
@@ -370,8 +382,8 @@ static unsigned count_wanted(const struct test *table, size_t count)
 	return n;
 }
 
-/* True: all passed. */
-static bool run_tests(const struct test *table, size_t count, enum kind kind)
+/* True: all passed, or are skipped, WHY not NULL. */
+static bool run_tests(const struct test *table, size_t count, enum kind kind, const char *why)
 {
 	static unsigned number;
 	bool passed = true;
@@ -380,9 +392,10 @@ static bool run_tests(const struct test *table, size_t count, enum kind kind)
 		if (!strstr(table[i].name, wanted))
 			continue;
 		bad = false;
-		table[i].run(kind);
-		printf("%sok %u - %s: %s\n", bad ? "not " : "", ++number, kind_name[kind],
-		       table[i].name);
+		if (!why)
+			table[i].run(kind);
+		printf("%sok %u - %s: %s%s%s\n", bad ? "not " : "", ++number, kind_name[kind],
+		       table[i].name, why ? " # SKIP " : "", why ? why : "");
 		passed &= !bad;
 	}
 	return passed;
@@ -390,6 +403,7 @@ static bool run_tests(const struct test *table, size_t count, enum kind kind)
 
 int main(int argc, char **argv)
 {
+	const char *why;
 	struct guest probe;
 	bool passed = true;
 
@@ -397,7 +411,7 @@ int main(int argc, char **argv)
 		wanted = argv[1];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (guest_new(&probe) || ioctl(probe.vm, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT) <= 0) {
+	if (guest_new(&probe, false) || ioctl(probe.vm, KVM_CHECK_EXTENSION, KVM_CAP_USERFAULT) <= 0) {
 		puts("1..0 # SKIP no KVM Userfault");
 		return 0;
 	}
@@ -405,10 +419,14 @@ int main(int argc, char **argv)
 	mkdir("/tmp", 01777);
 	close(make_image());
 	printf("1..%u\n", count_wanted(tests, COUNT(tests)) * KINDS +
+			  count_wanted(protected_tests, COUNT(protected_tests)) * 2 +
 			  count_wanted(huge_tests, COUNT(huge_tests)));
 	for (enum kind kind = 0; kind < KINDS; kind++)
-		passed &= run_tests(tests, COUNT(tests), kind);
-	passed &= run_tests(huge_tests, COUNT(huge_tests), HUGETLB);
+		passed &= run_tests(tests, COUNT(tests), kind, NULL);
+	why = why_no_protected_vms();
+	for (enum kind kind = ANON; kind <= MEMFD; kind++)
+		passed &= run_tests(protected_tests, COUNT(protected_tests), kind, why);
+	passed &= run_tests(huge_tests, COUNT(huge_tests), HUGETLB, NULL);
 	unlink(image_path);
 	unlink(trace_path);
 	return !passed;

@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kvm_api.h"
+
 #define CODE_BYTES 0x10000u
 #define DONE_GPA 0x20000u /* no memory: a store there ends the visit */
 
@@ -73,6 +75,13 @@ static int set_registers(struct guest_vcpu *v, uint32_t pages, uint32_t start, u
 	return 0;
 }
 
+static int set_check(struct guest_vcpu *v, const struct guest_check *c)
+{
+	(void)v;
+	(void)c;
+	return -ENOSYS;
+}
+
 static int init_vcpu(struct guest_vcpu *v, const struct guest *guest)
 {
 	(void)v;
@@ -97,11 +106,54 @@ __asm__(".pushsection .rodata\n"
 	"	and w1, w1, w3\n"
 	"	subs w4, w4, #1\n"
 	"	b.ne 1b\n"
-	"	mov x7, #0x20000\n"
+	"2:	mov x7, #0x20000\n"
 	"	str w6, [x7]\n"
-	"2:	b 2b\n"
+	"3:	b 3b\n"
+	/*
+	 * The same with each word compared: w9 factor, w10 multiplier, w11 and w12
+	 * where zeros begin and end, w13 visits; w8 is what the word must be, w15
+	 * what it is more than the one before, w16 its number.
+	 */
+	".globl guest_code_verify\n"
+	"guest_code_verify:\n"
+	"	add x7, x0, x1, lsl #12\n"
+	"	mov w15, #1\n"
+	"	madd w8, w1, w10, w15\n"
+	"	cmp w1, w11\n"
+	"	b.lo 4f\n"
+	"	cmp w1, w12\n"
+	"	b.hs 4f\n"
+	"	mov w8, #0\n"
+	"	mov w15, #0\n"
+	"4:	mov w16, #0\n"
+	"5:	sub w17, w16, #4\n"
+	"	cmp w17, #4\n"
+	"	b.lo 6f\n"
+	"	ldr w17, [x7, x16, lsl #2]\n"
+	"	cmp w17, w8\n"
+	"	cinc w6, w6, ne\n"
+	"6:	add w8, w8, w15\n"
+	"	add w16, w16, #1\n"
+	"	cmp w16, #1024\n"
+	"	b.ne 5b\n"
+	"	sub w8, w8, w15, lsl #10\n"
+	"	lsr w17, w5, #2\n"
+	"	madd w8, w17, w15, w8\n"
+	"	add w8, w8, w13\n"
+	"	ldr w17, [x7, x5]\n"
+	"	cmp w17, w8\n"
+	"	cinc w6, w6, ne\n"
+	"	add w17, w17, #1\n"
+	"	str w17, [x7, x5]\n"
+	"	madd w1, w1, w9, w2\n"
+	"	and w1, w1, w3\n"
+	"	subs w4, w4, #1\n"
+	"	b.ne guest_code_verify\n"
+	"	b 2b\n"
 	"guest_code_end:\n"
 	".popsection\n");
+
+extern const char guest_code_verify[];
 
 static int set(struct guest_vcpu *v, unsigned number, uint64_t value)
 {
@@ -125,6 +177,19 @@ static int set_registers(struct guest_vcpu *v, uint32_t pages, uint32_t start, u
 		if (set(v, i, value[i]))
 			return failed("registers");
 	return set(v, PC, GUEST_CODE_GPA) ? failed("registers") : 0;
+}
+
+static int set_check(struct guest_vcpu *v, const struct guest_check *c)
+{
+	const uint64_t value[] = { c->factor, c->multiplier, c->zero_from, c->zero_to, c->visits };
+	int ret = set_registers(v, c->pages, c->start, c->step, c->slot);
+
+	for (unsigned i = 0; i < sizeof(value) / sizeof(value[0]) && !ret; i++)
+		ret = set(v, 9 + i, value[i]) ? failed("registers") : 0;
+	if (ret)
+		return ret;
+	ret = set(v, PC, GUEST_CODE_GPA + (uint64_t)(guest_code_verify - guest_code_begin));
+	return ret ? failed("registers") : 0;
 }
 
 static int init_vcpu(struct guest_vcpu *v, const struct guest *guest)
@@ -153,12 +218,12 @@ static int add_code(struct guest *g)
 	return ioctl(g->vm, KVM_SET_USER_MEMORY_REGION, &region) ? failed("memslot") : 0;
 }
 
-int guest_new(struct guest *g)
+int guest_new(struct guest *g, bool protected)
 {
 	*g = (struct guest){ .kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), .vm = -1, .code = MAP_FAILED };
 	if (g->kvm < 0)
 		return failed("/dev/kvm");
-	g->vm = ioctl(g->kvm, KVM_CREATE_VM, 0);
+	g->vm = ioctl(g->kvm, KVM_CREATE_VM, protected ? KVM_VM_TYPE_ARM_PROTECTED : 0ul);
 	if (g->vm < 0)
 		return failed("KVM_CREATE_VM");
 	return add_code(g);
@@ -194,15 +259,26 @@ void guest_vcpu_free(struct guest_vcpu *v)
 		close(v->fd);
 }
 
+/* The store that ended the last visit is completed by the next KVM_RUN. */
+static void complete_store(struct guest_vcpu *v)
+{
+	if (v->run->exit_reason != KVM_EXIT_MMIO)
+		return;
+	v->run->immediate_exit = 1;
+	ioctl(v->fd, KVM_RUN, 0);
+	v->run->immediate_exit = 0;
+}
+
 int guest_visit(struct guest_vcpu *v, uint32_t pages, uint32_t start, uint32_t step, uint32_t slot)
 {
-	/* The store that ended the last visit is completed by the next KVM_RUN. */
-	if (v->run->exit_reason == KVM_EXIT_MMIO) {
-		v->run->immediate_exit = 1;
-		ioctl(v->fd, KVM_RUN, 0);
-		v->run->immediate_exit = 0;
-	}
+	complete_store(v);
 	return set_registers(v, pages, start, step, slot);
+}
+
+int guest_verify(struct guest_vcpu *v, const struct guest_check *check)
+{
+	complete_store(v);
+	return set_check(v, check);
 }
 
 bool guest_done(struct guest_vcpu *v, uint32_t *sum)

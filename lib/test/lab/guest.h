@@ -28,9 +28,10 @@ struct guest_vcpu {
 };
 
 /*
- * A VM with the guest's code, and no memory.  0, or -errno with a line on stderr.
+ * A VM with the guest's code, and no memory; PROTECTED: one of pKVM's.  0, or
+ * -errno with a line on stderr.
  */
-int guest_new(struct guest *guest);
+int guest_new(struct guest *guest, bool protected);
 void guest_free(struct guest *guest);
 
 int guest_vcpu_new(struct guest_vcpu *vcpu, const struct guest *guest, unsigned id);
@@ -44,6 +45,23 @@ void guest_vcpu_free(struct guest_vcpu *vcpu);
  */
 int guest_visit(struct guest_vcpu *vcpu, uint32_t pages, uint32_t start, uint32_t step,
 		uint32_t slot);
+
+/* What a guest checks that nobody else can read. */
+struct guest_check {
+	uint32_t pages;              /* a power of two */
+	uint32_t start, step, slot;  /* as for guest_visit() */
+	uint32_t factor;             /* 1, or 5 for pages in no order: index * factor + step is next */
+	uint32_t visits;             /* how often it was there before: what was added to its slot */
+	/* The words of page N count from N * MULTIPLIER + 1 on, but for pages of zeros. */
+	uint32_t multiplier, zero_from, zero_to;
+};
+
+/*
+ * As guest_visit(), but of each page every word is compared with what it has to
+ * be, but for the first four slots, of which its own is; the sum is how many are
+ * wrong.  -ENOSYS: this architecture's guest cannot.
+ */
+int guest_verify(struct guest_vcpu *vcpu, const struct guest_check *check);
 
 /* Did the exit in vcpu->run say that the guest is through?  *SUM is what it added up. */
 bool guest_done(struct guest_vcpu *vcpu, uint32_t *sum);

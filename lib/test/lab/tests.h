@@ -13,6 +13,22 @@ void test_discard_race(enum kind kind);
 void test_discard_touched(enum kind kind);
 void test_dropped(enum kind kind);
 
+/* protected.c: protected VMs; KIND is ANON or MEMFD */
+void test_protected_touch(enum kind kind);
+void test_protected_fill(enum kind kind);
+void test_protected_own_access(enum kind kind);
+void test_protected_dropped(enum kind kind);
+void test_protected_trace(enum kind kind);
+void test_protected_refused(enum kind kind);
+void test_protected_poison(enum kind kind);
+void test_protected_memlock(enum kind kind);
+void test_protected_killed(enum kind kind);
+const char *why_no_protected_vms(void); /* NULL: there are some */
+
+/* external.c: ... whose pager is another process */
+void test_protected_pager(enum kind kind);
+void test_protected_pager_gone(enum kind kind);
+
 /* recording.c: first touches by vCPUs and by others */
 void test_recording_order(enum kind kind);
 void test_recording_threads(enum kind kind);

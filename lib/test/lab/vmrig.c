@@ -21,6 +21,8 @@ struct guest_memfd_args {
 };
 #define FLAG_MMAP_AND_SHARED 3u
 
+#define MULTIPLIER 2654435761u
+
 const char *const kind_name[] = { "anonymous", "memfd", "guest_memfd", "huge pages" };
 
 bool bad;
@@ -43,7 +45,7 @@ const char image_path[] = "/tmp/engine.image", trace_path[] = "/tmp/engine.trace
 
 uint32_t word_of(uint32_t page)
 {
-	return page >= HOLE_FROM && page < ZERO_TO ? 0 : page * 2654435761u + 1;
+	return page >= HOLE_FROM && page < ZERO_TO ? 0 : page * MULTIPLIER + 1;
 }
 
 uint32_t sum_of_all(void)
@@ -137,29 +139,51 @@ static void describe_memory(struct rig *rig)
 	};
 }
 
-bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
-	    unsigned vcpus)
+static bool make_vm(struct rig *rig, enum kind kind, bool protected)
 {
 	*rig = (struct rig){ .kind = kind, .fd = -1 };
-	if (guest_new(&rig->guest) || !map_memory(rig)) {
+	if (guest_new(&rig->guest, protected) || !map_memory(rig)) {
 		wrong("no VM, or no memory for it: %m");
 		return false;
 	}
 	describe_memory(rig);
 	if (infill_image_open(&rig->image, image_path, NULL) || infill_pool_new(&rig->pool, NULL) ||
-	    infill_memory_new(&rig->regions) || infill_memory_add(rig->regions, &rig->region) ||
-	    infill_session_start_vm(&rig->session, rig->pool, rig->guest.vm, rig->regions,
-				    rig->image, options)) {
+	    infill_memory_new(&rig->regions) || infill_memory_add(rig->regions, &rig->region)) {
 		wrong("%s", infill_error());
 		return false;
 	}
-	for (unsigned i = 0; i < vcpus; i++)
+	return true;
+}
+
+static bool start(struct rig *rig, const char *pager, const struct infill_session_options *options,
+		  unsigned vcpus)
+{
+	int ret = pager ? infill_session_connect_vm(&rig->session, pager, rig->guest.vm, rig->regions,
+						    vcpus, options) :
+			  infill_session_start_vm(&rig->session, rig->pool, rig->guest.vm, rig->regions,
+						  rig->image, options);
+
+	if (ret)
+		wrong("%s", infill_error());
+	for (unsigned i = 0; i < vcpus && !ret; i++)
 		if (guest_vcpu_new(&rig->vcpu[i], &rig->guest, i) ||
 		    infill_vcpu_new(&rig->filler[i], rig->session, rig->vcpu[i].fd)) {
 			wrong("vCPU %u: %s", i, infill_error());
 			return false;
 		}
-	return true;
+	return !ret;
+}
+
+bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
+	    unsigned vcpus)
+{
+	return make_vm(rig, kind, false) && start(rig, NULL, options, vcpus);
+}
+
+bool set_up_protected(struct rig *rig, enum kind kind, const char *pager,
+		      const struct infill_session_options *options, unsigned vcpus)
+{
+	return make_vm(rig, kind, true) && start(rig, pager, options, vcpus);
 }
 
 void tear_down(struct rig *rig)
@@ -196,11 +220,12 @@ bool can_prefault(const struct rig *rig)
 
 /* ---- vCPUs ----------------------------------------------------------------------- */
 
-int run(struct rig *rig, unsigned id, uint32_t *sum)
+/* *FAILED: what is returned is KVM's. */
+static int run_on(struct rig *rig, unsigned id, uint32_t *sum, bool *failed)
 {
 	struct guest_vcpu *v = &rig->vcpu[id];
 
-	for (;;) {
+	for (*failed = false;;) {
 		int ret = ioctl(v->fd, KVM_RUN, 0), err = errno;
 
 		if (!ret && guest_done(v, sum))
@@ -208,9 +233,8 @@ int run(struct rig *rig, unsigned id, uint32_t *sum)
 		if (ret && err == EINTR)
 			continue;
 		if (!ret || err != EFAULT) {
-			wrong("vCPU %u: KVM_RUN: %d, errno %d, exit %u", id, ret, err,
-			      v->run->exit_reason);
-			return -EPROTO;
+			*failed = true;
+			return ret ? -err : -EPROTO;
 		}
 		ret = infill_vcpu_exit(rig->filler[id], v->run);
 		if (ret)
@@ -218,11 +242,41 @@ int run(struct rig *rig, unsigned id, uint32_t *sum)
 	}
 }
 
+int run(struct rig *rig, unsigned id, uint32_t *sum)
+{
+	bool failed;
+	int ret = run_on(rig, id, sum, &failed);
+
+	if (!failed)
+		return ret;
+	wrong("vCPU %u: KVM_RUN: %d, exit %u", id, ret, rig->vcpu[id].run->exit_reason);
+	return -EPROTO;
+}
+
+int try_run(struct rig *rig, unsigned id, uint32_t *sum)
+{
+	bool failed;
+
+	return run_on(rig, id, sum, &failed);
+}
+
 int run_in_order(struct rig *rig, uint32_t *sum)
 {
 	int ret = guest_visit(&rig->vcpu[0], PAGES, 0, 1, 0);
 
 	return ret ? ret : run(rig, 0, sum);
+}
+
+void run_into_poison(struct rig *rig, uint32_t page)
+{
+	uint32_t sum;
+	int ret = run_in_order(rig, &sum);
+
+	CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
+	ret = run(rig, 0, &sum); /* again */
+	CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
+	CHECK(kvm_api_memory_fault(rig->vcpu[0].run)->gpa == GUEST_MEMORY_GPA + page * GUEST_PAGE,
+	      "another page");
 }
 
 void *visit(void *arg)
@@ -235,23 +289,53 @@ void *visit(void *arg)
 	return NULL;
 }
 
-void visit_all(struct rig *rig, unsigned vcpus, uint32_t step)
+static void *verify(void *arg)
+{
+	struct visitor *t = arg;
+	const struct guest_check check = {
+		.pages = PAGES, .start = t->start, .step = t->step, .slot = t->id,
+		.factor = t->factor, .visits = t->visits, .multiplier = MULTIPLIER,
+		.zero_from = HOLE_FROM, .zero_to = ZERO_TO,
+	};
+
+	t->ret = guest_verify(&t->rig->vcpu[t->id], &check);
+	if (!t->ret)
+		t->ret = run(t->rig, t->id, &t->sum);
+	return NULL;
+}
+
+/* Each of VCPUS as PATTERN, but begins elsewhere and goes another way, so that they meet on pages. */
+static void send_all(unsigned vcpus, void *(*way)(void *), const struct visitor *pattern,
+		     uint32_t sum)
 {
 	struct visitor visitor[VCPUS];
 	pthread_t thread[VCPUS];
 
 	for (unsigned i = 0; i < vcpus; i++) {
-		/* Each begins elsewhere and goes another way, so that they meet on pages. */
-		visitor[i] = (struct visitor){ .rig = rig, .id = i, .start = i * 37 % PAGES,
-					       .step = step + 2 * i };
-		pthread_create(&thread[i], NULL, visit, &visitor[i]);
+		visitor[i] = *pattern;
+		visitor[i].id = i;
+		visitor[i].start = i * 37 % PAGES;
+		visitor[i].step += 2 * i;
+		pthread_create(&thread[i], NULL, way, &visitor[i]);
 	}
 	for (unsigned i = 0; i < vcpus; i++) {
 		pthread_join(thread[i], NULL);
 		CHECK(!visitor[i].ret, "vCPU %u: %d: %s", i, visitor[i].ret, infill_error());
-		CHECK(visitor[i].ret || visitor[i].sum == sum_of_all(), "vCPU %u: %u, not %u", i,
-		      visitor[i].sum, sum_of_all());
+		CHECK(visitor[i].ret || visitor[i].sum == sum, "vCPU %u: %u, not %u", i,
+		      visitor[i].sum, sum);
 	}
+}
+
+void visit_all(struct rig *rig, unsigned vcpus, uint32_t step)
+{
+	send_all(vcpus, visit, &(struct visitor){ .rig = rig, .step = step }, sum_of_all());
+}
+
+void verify_all(struct rig *rig, unsigned vcpus, uint32_t factor, uint32_t visits)
+{
+	const struct visitor pattern = { .rig = rig, .step = 1, .factor = factor, .visits = visits };
+
+	send_all(vcpus, verify, &pattern, 0);
 }
 
 void check_page(struct rig *rig, uint32_t page, bool zero, unsigned vcpus, uint32_t visits)

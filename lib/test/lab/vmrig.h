@@ -85,6 +85,10 @@ struct rig {
 /* False, with the reason said: what is needed for the test is not there. */
 bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
 	    unsigned vcpus);
+
+/* The same for a protected VM.  PAGER: where another process listens that is its pager, or NULL. */
+bool set_up_protected(struct rig *rig, enum kind kind, const char *pager,
+		      const struct infill_session_options *options, unsigned vcpus);
 void tear_down(struct rig *rig);
 
 struct infill_counters counters_of(struct rig *rig);
@@ -95,14 +99,20 @@ bool can_prefault(const struct rig *rig);
 /* Run a vCPU until its visit is over; 0 and the sum, or what infill_vcpu_exit() said. */
 int run(struct rig *rig, unsigned id, uint32_t *sum);
 
+/* The same, or -errno of KVM_RUN if that fails otherwise, -EPROTO for another exit. */
+int try_run(struct rig *rig, unsigned id, uint32_t *sum);
+
 /* The first vCPU begins with page 0, and goes through all pages in their order. */
 int run_in_order(struct rig *rig, uint32_t *sum);
+
+/* The same, but that PAGE cannot be read, which the vCPU is told, and told again. */
+void run_into_poison(struct rig *rig, uint32_t page);
 
 /* A vCPU that goes through all pages, on a thread of its own. */
 struct visitor {
 	struct rig *rig;
 	unsigned id;
-	uint32_t start, step;
+	uint32_t start, step, factor, visits;
 	uint32_t sum;
 	int ret; /* of run() */
 };
@@ -110,6 +120,12 @@ void *visit(void *visitor);
 
 /* Each of VCPUS goes through all pages once, by another way, and sees the image. */
 void visit_all(struct rig *rig, unsigned vcpus, uint32_t step);
+
+/*
+ * Each of VCPUS goes through all pages and compares every word: guest_verify().
+ * FACTOR as there; VISITS: how often it did before.
+ */
+void verify_all(struct rig *rig, unsigned vcpus, uint32_t factor, uint32_t visits);
 
 /* Every byte is the image's, but for VISITS in the slot of each of the first VCPUS. */
 void check_page(struct rig *rig, uint32_t page, bool zero, unsigned vcpus, uint32_t visits);
