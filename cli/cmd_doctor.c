@@ -7,6 +7,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct check {
 struct report {
 	struct infill_host host;
 	int seccomp;           /* filters on this process, 0: none */
+	uint64_t capabilities; /* effective ones, a bit each */
 	struct check check[CHECKS_MAX];
 	unsigned count;
 	bool able;
@@ -94,18 +96,18 @@ static void remedy(struct check *check, const char *format, ...)
 	va_end(args);
 }
 
-static int count_seccomp(void)
+/* What /proc says of this process. */
+static void read_status(struct report *r)
 {
 	FILE *file = fopen("/proc/self/status", "re");
 	char line[256];
-	int mode = 0;
 
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "Seccomp: %d", &mode) == 1)
-			break;
+	while (file && fgets(line, sizeof(line), file)) {
+		sscanf(line, "Seccomp: %d", &r->seccomp);
+		sscanf(line, "CapEff: %" SCNx64, &r->capabilities);
+	}
 	if (file)
 		fclose(file);
-	return mode;
 }
 
 /* The user that lacks something, as setfacl(1) and usermod(8) take it. */
@@ -311,6 +313,43 @@ static void check_kvm_mode(struct report *r)
 		add(r, "KVM mode", OK, "%s", modes[r->host.kvm_mode]);
 }
 
+/* Does no limit of locked memory count for this process? */
+static bool may_lock(const struct report *r)
+{
+	return r->host.memlock_bytes == UINT64_MAX || r->capabilities >> CAP_IPC_LOCK & 1;
+}
+
+/*
+ * pKVM's VMs whose memory the host loses.  None is made to see: the first one
+ * taints the kernel, and what looks at a host changes nothing.
+ */
+static void check_protected_vms(struct report *r)
+{
+	static const char name[] = "protected VMs";
+	const struct infill_host *host = &r->host;
+
+	if (!host->kvm_mode)
+		return;
+	if (host->kvm_mode != INFILL_KVM_MODE_PROTECTED)
+		remedy(add(r, name, MISSING, "none: KVM is not pKVM"),
+		       "boot with kvm-arm.mode=protected, if guests' memory is to be kept from the host");
+	else if (!host->kvm_protected)
+		remedy(add(r, name, MISSING, "none: this KVM makes none"),
+		       "run Linux 7.1 or later, whose log says that KVM's Protected mode was initialized");
+	else if (!host->kvm_userfault)
+		remedy(add(r, name, MISSING, "can be made, but their memory cannot be filled on demand"),
+		       "as for KVM Userfault");
+	else if (!may_lock(r))
+		remedy(add(r, name, MISSING, "can be made, but RLIMIT_MEMLOCK is %" PRIu64 " KiB",
+			   host->memlock_bytes >> 10),
+		       "each page that such a guest has touched is locked. For the VMM, any one of:\n"
+		       "  ulimit -l unlimited\n"
+		       "  LimitMEMLOCK=infinity in its systemd service\n"
+		       "  AmbientCapabilities=CAP_IPC_LOCK there");
+	else
+		add(r, name, OK, "can be made; not tried, as that taints the kernel");
+}
+
 /* What of infill-vmm(1) can be had. */
 static void check_infill_vmm(struct report *r)
 {
@@ -365,7 +404,7 @@ static void examine(struct report *r)
 {
 	r->host.size = sizeof(r->host);
 	infill_host_probe(&r->host);
-	r->seccomp = count_seccomp();
+	read_status(r);
 	check_machine(r);
 	check_userfaultfd(r);
 	check_permission(r);
@@ -374,6 +413,7 @@ static void examine(struct report *r)
 	check_kvm(r);
 	check_kvm_mode(r);
 	check_kvm_capabilities(r);
+	check_protected_vms(r);
 	check_infill_vmm(r);
 	check_io_uring(r);
 	r->able = true;

@@ -629,7 +629,8 @@ struct infill_host {
 	int32_t kvm_vm_error;      /* -errno of making a VM, or 0 */
 	uint32_t kvm_guest_memfd;  /* GUEST_MEMFD_FLAG_* that a VM may use, 0: it cannot be mapped */
 	uint32_t kvm_mode;         /* enum infill_kvm_mode */
-	uint32_t reserved;
+	uint32_t kvm_protected;    /* 1: KVM makes protected VMs, as far as one can tell who
+				      makes none; see infill_host(3) */
 };
 
 /* Look; changes nothing.  Always 0 but for a wrong size. */

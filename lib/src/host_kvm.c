@@ -10,15 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "host_kvm.h"
 #include "kvm_api.h"
 
-#ifdef __aarch64__
-#define HAS_MODES true
-#else
-#define HAS_MODES false
+#ifndef KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES /* Linux 6.4 */
+#define KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES 229
 #endif
 #define LOG "/dev/kmsg"
 #define COMMAND_LINE "/proc/cmdline"
@@ -112,9 +111,32 @@ static int32_t capability(int fd, unsigned long number)
 	return value < 0 ? 0 : value;
 }
 
+static bool is_arm64(const struct utsname *name)
+{
+	return !strcmp(name->machine, "aarch64");
+}
+
+/*
+ * Can a protected VM be made?  To try would taint the kernel.  Under pKVM every
+ * kernel from 7.1 on makes them; there a VM of any kind has no block sizes to
+ * choose from, and elsewhere each has (kvm_pkvm_ext_allowed()): that pKVM was
+ * asked for does not mean that it runs.
+ */
+static bool has_protected(const struct infill_host *host, const struct utsname *name, int fd)
+{
+	int major = 0, minor = 0;
+
+	if (host->kvm_mode != INFILL_KVM_MODE_PROTECTED ||
+	    sscanf(name->release, "%d.%d", &major, &minor) != 2)
+		return false;
+	return (major > 7 || (major == 7 && minor >= 1)) &&
+	       !capability(fd, KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES);
+}
+
 void host_probe_kvm(struct infill_host *host)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, fd;
+	struct utsname name;
 
 	if (kvm < 0) {
 		host->kvm_error = -errno;
@@ -133,8 +155,10 @@ void host_probe_kvm(struct infill_host *host)
 	/* The number is the series', far from those that releases have given away. */
 	host->kvm_userfault = capability(fd, KVM_CAP_USERFAULT);
 	host->kvm_guest_memfd = (uint32_t)capability(fd, KVM_CAP_GUEST_MEMFD_FLAGS);
-	if (HAS_MODES)
+	if (!uname(&name) && is_arm64(&name)) {
 		host->kvm_mode = probe_mode();
+		host->kvm_protected = has_protected(host, &name, fd);
+	}
 	if (vm >= 0)
 		close(vm);
 	close(kvm);

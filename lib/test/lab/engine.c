@@ -309,11 +309,13 @@ static void test_host(enum kind kind)
 		asked = host_kvm_mode_asked(line);
 		CHECK(host.kvm_mode == (asked ? asked : INFILL_KVM_MODE_VHE), "%u, but %s", host.kvm_mode,
 		      line);
+		/* Said before the tests of protected VMs make one. */
+		CHECK(host.kvm_protected == !why_no_protected_vms(), "%u", host.kvm_protected);
 		if (file)
 			fclose(file);
 	}
 #else
-	CHECK(!host.kvm_mode, "%u", host.kvm_mode);
+	CHECK(!host.kvm_mode && !host.kvm_protected, "%u", host.kvm_mode);
 #endif
 }
 
