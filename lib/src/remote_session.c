@@ -23,10 +23,13 @@
 /*
  * Nobody fills any more.  A vCPU that is in KVM, waiting for the userfaultfd,
  * would wait for ever, and hold up who ends the VM: it gets a memory error.
+ * False: not for every page that is missing.
  */
-static void poison_region(struct infill_session *s, const struct pagemap_region *r)
+static bool poison_region(struct infill_session *s, const struct pagemap_region *r)
 {
 	uint64_t end = r->first + r->pages, page = r->first, run, done;
+	bool all = true;
+	int err;
 
 	for (; page < end; page += run) {
 		for (run = 0; page + run < end; run++)
@@ -37,16 +40,24 @@ static void poison_region(struct infill_session *s, const struct pagemap_region 
 			continue;
 		}
 		/* Where a page is there all the same, go on behind it. */
-		if (uffd_poison(s->uffd, pagemap_hva(r, page), run * r->page_size, &done))
+		err = uffd_poison(s->uffd, pagemap_hva(r, page), run * r->page_size, &done);
+		if (err)
 			run = done / r->page_size + 1;
+		all &= !err || err == -EEXIST;
 	}
+	return all;
 }
 
 static void poison_missing(struct infill_session *s)
 {
-	for (unsigned i = 0; s->uffd >= 0 && i < s->pm.header->regions; i++)
-		if (s->pm.header->region[i].backing != INFILL_BACKING_GUEST_MEMFD)
-			poison_region(s, &s->pm.header->region[i]);
+	for (unsigned i = 0; s->uffd >= 0 && i < s->pm.header->regions; i++) {
+		const struct pagemap_region *r = &s->pm.header->region[i];
+
+		if (r->backing == INFILL_BACKING_GUEST_MEMFD || !poison_region(s, r))
+			continue;
+		/* What has its bit clear and is not there reads as zero: nobody need wait for that. */
+		uffd_unregister(s->uffd, r->hva, r->length);
+	}
 }
 
 static void fail(struct infill_session *s, int code)

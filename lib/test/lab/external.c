@@ -14,9 +14,10 @@
 
 #define KILLS 3
 
-static void start_pager(struct fakeserver *server, enum infill_fill fill)
+static void start_pager(struct fakeserver *server, enum infill_fill fill, uint64_t rate)
 {
-	const struct infill_session_options session = { .size = sizeof(session), .fill = fill };
+	const struct infill_session_options session = { .size = sizeof(session), .fill = fill,
+							.rate = rate };
 	const struct infill_server_options options = {
 		.image = image_path, .session = &session, .on_error = INFILL_ON_ERROR_TELL,
 	};
@@ -33,6 +34,45 @@ static void kill_pager(struct fakeserver *server)
 	kill(worker, SIGKILL);
 	close(server->stop_fd);
 }
+
+/* ---- any VM -------------------------------------------------------------------- */
+
+#define SLOW (512u << 10) /* bytes a second: what is behind the hole takes two seconds more */
+
+/*
+ * The pager is gone when the hole is settled, and pages behind it are missing:
+ * these are an error, and nobody waits for the hole, which is zeros.
+ */
+void test_pager_gone(enum kind kind)
+{
+	const struct infill_session_options options = { .size = sizeof(options) };
+	struct fakeserver server;
+	uint64_t missing;
+	struct rig rig;
+	uint32_t sum;
+	int ret;
+
+	start_pager(&server, INFILL_FILL_ALL, SLOW);
+	if (set_up_connected(&rig, kind, server.socket, &options, 1)) {
+		while ((missing = counters_of(&rig).missing) > PAGES - ZERO_TO)
+			usleep(1000);
+		kill_pager(&server);
+		CHECK(missing, "the pager was too fast");
+		CHECK(infill_session_wait(rig.session, INFILL_WAIT_END, 60000) == -ECONNRESET, "%s",
+		      infill_error());
+		for (uint32_t page = HOLE_FROM; page < HOLE_TO && !bad; page++) {
+			guest_visit(&rig.vcpu[0], 1, page, 1, 0);
+			ret = run(&rig, 0, &sum);
+			CHECK(!ret && !sum, "page %u: %d, %u: %s", page, ret, sum, infill_error());
+		}
+		guest_visit(&rig.vcpu[0], 1, PAGES - 1, 1, 0);
+		ret = run(&rig, 0, &sum);
+		CHECK(ret == -ECONNRESET, "the last page: %d: %s", ret, infill_error());
+	}
+	tear_down(&rig);
+}
+
+/* ---- protected VMs ------------------------------------------------------------- */
 
 /* A thread that kills the pager's worker whenever a part of the pages was filled. */
 struct killer {
@@ -81,7 +121,7 @@ void test_protected_pager(enum kind kind)
 	struct rig rig;
 
 	for (enum infill_fill fill = INFILL_FILL_ALL; fill <= INFILL_FILL_NONE; fill += 2) {
-		start_pager(&server, fill);
+		start_pager(&server, fill, 0);
 		if (set_up_protected(&rig, kind, server.socket, &options, 2)) {
 			if (fill == INFILL_FILL_NONE)
 				verify_and_kill(&rig, &server);
@@ -114,7 +154,7 @@ void test_protected_pager_gone(enum kind kind)
 	uint32_t sum;
 	int ret;
 
-	start_pager(&server, INFILL_FILL_NONE);
+	start_pager(&server, INFILL_FILL_NONE, 0);
 	if (set_up_protected(&rig, kind, server.socket, &options, 2)) {
 		guest_visit(&rig.vcpu[0], 128, 0, 1, 0);
 		CHECK(!run(&rig, 0, &sum), "%s", infill_error());

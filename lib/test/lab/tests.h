@@ -25,7 +25,8 @@ void test_protected_memlock(enum kind kind);
 void test_protected_killed(enum kind kind);
 const char *why_no_protected_vms(void); /* NULL: there are some */
 
-/* external.c: ... whose pager is another process */
+/* external.c: a pager in another process; of protected VMs, KIND is ANON or MEMFD */
+void test_pager_gone(enum kind kind);
 void test_protected_pager(enum kind kind);
 void test_protected_pager_gone(enum kind kind);
 

@@ -180,6 +180,12 @@ bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options
 	return make_vm(rig, kind, false) && start(rig, NULL, options, vcpus);
 }
 
+bool set_up_connected(struct rig *rig, enum kind kind, const char *pager,
+		      const struct infill_session_options *options, unsigned vcpus)
+{
+	return make_vm(rig, kind, false) && start(rig, pager, options, vcpus);
+}
+
 bool set_up_protected(struct rig *rig, enum kind kind, const char *pager,
 		      const struct infill_session_options *options, unsigned vcpus)
 {

@@ -86,7 +86,11 @@ struct rig {
 bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
 	    unsigned vcpus);
 
-/* The same for a protected VM.  PAGER: where another process listens that is its pager, or NULL. */
+/* The same with a pager in another process, which listens at PAGER. */
+bool set_up_connected(struct rig *rig, enum kind kind, const char *pager,
+		      const struct infill_session_options *options, unsigned vcpus);
+
+/* The same for a protected VM; PAGER NULL: this process is it. */
 bool set_up_protected(struct rig *rig, enum kind kind, const char *pager,
 		      const struct infill_session_options *options, unsigned vcpus);
 void tear_down(struct rig *rig);
