@@ -203,7 +203,10 @@ static uint64_t slice_end(const struct infill_session *s, const struct chunk *c,
 	return at;
 }
 
-/* Install those of the pages from PAGE to END that are wanted; DATA is theirs, if not the cache's. */
+/*
+ * Install those of the pages from PAGE to END that are wanted; DATA is theirs.  NULL:
+ * the cache has them, or they are read where they belong.
+ */
 static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t page, uint64_t end,
 			  const char *data, uint64_t *budget)
 {
@@ -221,6 +224,8 @@ static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t pa
 			err = fill_cached(s, r, first, count, c->why, &done);
 		else if (c->run.hole)
 			err = fill_zeros(s, r, first, count, c->why, &done);
+		else if (!data)
+			err = fill_in_place(s, r, first, count, c->why, &done);
 		else
 			err = fill_data(s, r, first, count, data + (first - page) * r->page_size,
 					c->why, &done);
@@ -231,14 +236,25 @@ static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t pa
 	return err;
 }
 
+/* What the guest is about to touch gets memory in any case, zero or not; the rest may not. */
+static bool in_place(const struct chunk *c)
+{
+	return c->why == WHY_TRACE && c->run.region->backing == INFILL_BACKING_GUEST_MEMFD;
+}
+
 /* The same, read from the image at this moment. */
 static int read_and_install(struct infill_session *s, struct chunk *c, uint64_t page, uint64_t end,
 			    uint64_t *budget)
 {
 	size_t length = (end - page) * c->run.region->page_size;
-	char *buffer = pool_buffer(s->thread, length);
+	char *buffer;
 	int err;
 
+	if (in_place(c)) {
+		err = install_wanted(s, c, page, end, NULL, budget);
+		return err && err != -ESTALE ? read_later(s, c) : err;
+	}
+	buffer = pool_buffer(s->thread, length);
 	if (!buffer)
 		return err_set(-ENOMEM, "memory: no room to read the image");
 	err = image_read_now(s->image, pagemap_offset(c->run.region, page), buffer, length);

@@ -173,17 +173,13 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 	return have ? fill_cached(s, r, page, have, WHY_DEMAND, &done) : -ENOENT;
 }
 
-static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+static int read_and_fill(struct infill_session *s, const struct pagemap_region *r,
+			 struct waiting *w, uint64_t count)
 {
-	uint64_t page = w->page, count = run_for(s, r, w), done;
+	uint64_t page = w->page, done;
 	char *hot = pool_buffer(s->thread, count * r->page_size);
 	int err;
 
-	if (s->cache) {
-		err = cached(s, r, page, count);
-		if (err != -ENOENT)
-			return err;
-	}
 	if (!hot)
 		return zero_or_read(s, r, w);
 	err = image_read_now(s->image, pagemap_offset(r, page), hot, count * r->page_size);
@@ -202,6 +198,23 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 		return err;
 	}
 	return fill_poison(s, r, page, err);
+}
+
+static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
+{
+	uint64_t page = w->page, count = run_for(s, r, w), done;
+	int err = -ENOENT;
+
+	if (s->cache) {
+		err = cached(s, r, page, count);
+	} else if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
+		err = fill_in_place(s, r, page, count, WHY_DEMAND, &done);
+		if (err && !s->over) { /* it cannot be read, or has no memory: find out */
+			err = -ENOENT;
+			count = 1;
+		}
+	}
+	return err == -ENOENT ? read_and_fill(s, r, w, count) : err;
 }
 
 /* Serve one fault, or start to.  -EAGAIN: later.  Its entry goes when the page is settled. */

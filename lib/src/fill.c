@@ -282,6 +282,82 @@ int fill_zeros(struct infill_session *s, const struct pagemap_region *r, uint64_
 	return fill_by(s, r, page, count, HOW_ZERO, why, done);
 }
 
+/* Runs of pages that this thread has claimed. */
+struct claims {
+	unsigned runs;
+	struct {
+		uint64_t page, count;
+	} run[SLICE_MAX / SMALL_PAGE];
+};
+
+/*
+ * Claim those of COUNT pages from PAGE on that are missing, and read them to where they
+ * belong.  *DONE: how far.  0, or why the next one cannot be read.
+ */
+static int read_in_place(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			 uint64_t count, struct claims *c, uint64_t *done)
+{
+	uint64_t n;
+
+	c->runs = 0;
+	for (*done = 0; *done < count && c->runs < SLICE_MAX / SMALL_PAGE; *done += n) {
+		uint64_t at = page + *done;
+		int err;
+
+		n = pagemap_claim(&s->pm, at, count - *done);
+		if (!n) { /* it is there, or a vCPU fills it */
+			n = 1;
+			continue;
+		}
+		err = image_read_unverified(s->image, pagemap_offset(r, at),
+					    userfault_target(s->userfault, r, at),
+					    n * r->page_size);
+		if (err) {
+			put_back(s, at, n);
+			return err;
+		}
+		c->run[c->runs].page = at;
+		c->run[c->runs++].count = n;
+	}
+	return 0;
+}
+
+/* They were verified. */
+static int give_claims(struct infill_session *s, const struct pagemap_region *r,
+		       const struct claims *c, enum why why)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < c->runs; i++) {
+		int one = installed(s, r, c->run[i].page, c->run[i].count, HOW_COPY, why);
+
+		stats_add(&s->pm.stats->read_bytes, c->run[i].count * r->page_size);
+		err = one ? one : err;
+	}
+	if (err)
+		session_fail(s, err);
+	session_check_resident(s);
+	return err;
+}
+
+int fill_in_place(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		  uint64_t count, enum why why, uint64_t *done)
+{
+	struct claims c;
+	int err = read_in_place(s, r, page, count, &c, done);
+	int changed = c.runs ? infill_image_check(s->image) : 0;
+
+	if (!changed) {
+		int moved = give_claims(s, r, &c, why);
+
+		return moved ? moved : *done ? 0 : err;
+	}
+	for (unsigned i = 0; i < c.runs; i++)
+		put_back(s, c.run[i].page, c.run[i].count);
+	*done = 0;
+	return changed;
+}
+
 /*
  * Zero for a page that was removed, or dropped without an event; its state
  * stays.  Removed pages stay removed because the VMM's madvise() may drop them

@@ -166,16 +166,21 @@ static int read_error(struct infill_image *image, int code, uint64_t offset, siz
 		       (unsigned long long)offset);
 }
 
-int image_read_now(struct infill_image *image, uint64_t offset, void *buffer, size_t length)
+int image_read_unverified(struct infill_image *image, uint64_t offset, void *buffer, size_t length)
 {
 	int code;
 
 	if (!in_range(image, offset, length))
 		return range_error(image, offset, length);
 	code = image->ops->read_now(image, offset, buffer, length);
-	if (!code)
-		return infill_image_check(image);
-	return code == -EAGAIN ? code : read_error(image, code, offset, length);
+	return !code || code == -EAGAIN ? code : read_error(image, code, offset, length);
+}
+
+int image_read_now(struct infill_image *image, uint64_t offset, void *buffer, size_t length)
+{
+	int code = image_read_unverified(image, offset, buffer, length);
+
+	return code ? code : infill_image_check(image);
 }
 
 int image_read(struct infill_image *image, uint64_t offset, void *buffer, size_t length)

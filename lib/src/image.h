@@ -34,7 +34,13 @@ struct io_uring_sqe;
  */
 int image_read_now(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
 
-/* The same, waiting. */
+/*
+ * The same, but not verified: for several reads, whose bytes may only be used when
+ * infill_image_check() has said 0 behind the last one.  -ESTALE where a read fails.
+ */
+int image_read_unverified(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
+
+/* As image_read_now(), waiting. */
 int image_read(struct infill_image *image, uint64_t offset, void *buffer, size_t length);
 
 /* Prepare SQE to read the range into BUFFER.  The caller sets the user data. */

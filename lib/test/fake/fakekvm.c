@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fakekvm.h"
@@ -171,6 +172,21 @@ uint64_t fakekvm_missing(const struct fakekvm *k)
 		missing += is_missing(r, number);
 	}
 	return missing;
+}
+
+uint64_t fakekvm_memory_bytes(const struct fakekvm *k)
+{
+	uint64_t bytes = 0;
+	struct stat st;
+
+	for (unsigned i = 0; i < k->regions; i++) {
+		if (k->region[i].file < 0)
+			continue;
+		if (fstat(k->region[i].file, &st))
+			fake_die("fstat");
+		bytes += (uint64_t)st.st_blocks * 512;
+	}
+	return bytes;
 }
 
 /* What word I of a page with this version must be. */

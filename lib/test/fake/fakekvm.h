@@ -100,4 +100,7 @@ int fakekvm_join(struct fakekvm *k);
 /* Pages with a bit that is set. */
 uint64_t fakekvm_missing(const struct fakekvm *k);
 
+/* Bytes of memory that the guest memory in memfds takes. */
+uint64_t fakekvm_memory_bytes(const struct fakekvm *k);
+
 #endif

@@ -100,20 +100,28 @@ static void test_stream(enum kind kind)
 	tear_down(&rig);
 }
 
+/* VCPUS go through all pages, each STEP further than the one before, and a trace of it is there. */
+static void record(enum kind kind, unsigned vcpus, uint32_t step)
+{
+	struct rig rig;
+
+	unlink(trace_path);
+	if (set_up(&rig, kind, OPTIONS(.record = trace_path, .record_pages = PAGES), vcpus)) {
+		visit_all(&rig, vcpus, step);
+		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), "%s",
+		      infill_error());
+		check_memory(&rig, vcpus, 1);
+	}
+	tear_down(&rig);
+}
+
 /* What one run recorded the next one has before its vCPU runs. */
 static void test_trace(enum kind kind)
 {
 	struct infill_counters c;
 	struct rig rig;
 
-	unlink(trace_path);
-	if (set_up(&rig, kind, OPTIONS(.record = trace_path, .record_pages = PAGES), VCPUS)) {
-		visit_all(&rig, VCPUS, 387);
-		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), "%s",
-		      infill_error());
-		check_memory(&rig, VCPUS, 1);
-	}
-	tear_down(&rig);
+	record(kind, VCPUS, 387);
 	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_TRACE, .trace = trace_path), 1)) {
 		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_TRACE, 10000), "%s",
 		      infill_error());
@@ -128,6 +136,25 @@ static void test_trace(enum kind kind)
 		c = counters_of(&rig);
 		CHECK(!c.faults, "%llu exits", (unsigned long long)c.faults);
 		check_memory(&rig, 1, 1);
+	}
+	tear_down(&rig);
+}
+
+/* The trace against vCPUs: each page is filled once, and no write of a guest is lost. */
+static void test_trace_race(enum kind kind)
+{
+	struct infill_counters c;
+	struct rig rig;
+
+	record(kind, 1, 387);
+	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_TRACE, .trace = trace_path), VCPUS)) {
+		visit_all(&rig, VCPUS, 1);
+		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RESIDENT, 10000), "%s",
+		      infill_error());
+		c = counters_of(&rig);
+		CHECK(c.demand_pages + c.trace_pages == PAGES, "%llu and %llu pages",
+		      (unsigned long long)c.demand_pages, (unsigned long long)c.trace_pages);
+		check_memory(&rig, VCPUS, 1);
 	}
 	tear_down(&rig);
 }
@@ -170,28 +197,61 @@ static void test_own_access(enum kind kind)
 	}
 }
 
-/* A page of the image that cannot be read, until it is given up. */
+/* PAGE cannot be read: whoever touches it is told, until it is given up. */
+static void touch_poisoned(struct rig *rig, uint32_t page)
+{
+	struct infill_counters c;
+	uint32_t sum;
+	int ret;
+
+	run_into_poison(rig, page);
+	if (bad)
+		return;
+	c = counters_of(rig);
+	CHECK(c.poisoned == 1, "%llu poisoned", (unsigned long long)c.poisoned);
+	/* The guest does not need it any more. */
+	ret = infill_session_discard(rig->session, GUEST_MEMORY_GPA + page * GUEST_PAGE, GUEST_PAGE);
+	CHECK(!ret, "%d: %s", ret, infill_error());
+	ret = run(rig, 0, &sum);
+	CHECK(!ret && sum == sum_of_all() - word_of(page), "%d, sum %u: %s", ret, sum,
+	      infill_error());
+	for (uint32_t i = 0; i < PAGES && !bad; i++)
+		check_page(rig, i, i == page, 1, 1);
+}
+
+/* A page of the image that cannot be read. */
 static void test_poison(enum kind kind)
+{
+	const uint32_t page = 777;
+	struct rig rig;
+
+	break_image(page);
+	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1))
+		touch_poisoned(&rig, page);
+	tear_down(&rig);
+	mend_image();
+}
+
+/* The same among pages of the trace, which come all the same. */
+static void test_poison_in_trace(enum kind kind)
 {
 	const uint32_t page = 777;
 	struct infill_counters c;
 	struct rig rig;
-	uint32_t sum;
-	int ret;
 
+	record(kind, 1, 1);
 	break_image(page);
-	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
-		run_into_poison(&rig, page);
-		c = counters_of(&rig);
-		CHECK(c.poisoned == 1, "%llu poisoned", (unsigned long long)c.poisoned);
-		/* The guest does not need it any more. */
-		ret = infill_session_discard(rig.session, GUEST_MEMORY_GPA + page * GUEST_PAGE,
-					     GUEST_PAGE);
-		CHECK(!ret, "%d: %s", ret, infill_error());
-		ret = run(&rig, 0, &sum);
-		CHECK(!ret && sum == sum_of_all() - word_of(page), "%d, sum %u: %s", ret, sum,
+	if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_TRACE, .trace = trace_path), 1)) {
+		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_TRACE, 10000), "%s",
 		      infill_error());
-		check_page(&rig, page, true, 1, 1);
+		c = counters_of(&rig);
+		CHECK(c.trace_pages == PAGES - 1 && c.poisoned == 1, "%llu pages, %llu poisoned",
+		      (unsigned long long)c.trace_pages, (unsigned long long)c.poisoned);
+		/* All else is there, so that the others have the kernel's mark and no flag. */
+		if (kind == GUEST_MEMFD)
+			touch_poisoned(&rig, page);
+		c = counters_of(&rig);
+		CHECK(!c.demand_pages, "%llu pages by exits", (unsigned long long)c.demand_pages);
 	}
 	tear_down(&rig);
 	mend_image();
@@ -331,10 +391,12 @@ static const struct test tests[] = {
 	{ "against the fill, and when the flag is off", test_fill },
 	{ "pages in a row", test_stream },
 	{ "a trace, recorded and prefaulted", test_trace },
+	{ "a trace against vCPUs", test_trace_race },
 	{ "filled on request", test_session_fill },
 	{ "prefaulted as far as it goes", test_prefault },
 	{ "touched by the VMM", test_own_access },
 	{ "a page that cannot be read", test_poison },
+	{ "one in a trace that cannot be read", test_poison_in_trace },
 	{ "a changed image", test_stale },
 	{ "what is not the engine's", test_refused },
 	{ "given up, there and missing", test_discard },

@@ -279,6 +279,8 @@ void run_into_poison(struct rig *rig, uint32_t page)
 	int ret = run_in_order(rig, &sum);
 
 	CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
+	if (bad) /* it is through, and has nothing to do */
+		return;
 	ret = run(rig, 0, &sum); /* again */
 	CHECK(ret == -EHWPOISON, "%d: %s", ret, infill_error());
 	CHECK(kvm_api_memory_fault(rig->vcpu[0].run)->gpa == GUEST_MEMORY_GPA + page * GUEST_PAGE,

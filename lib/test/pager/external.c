@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -16,6 +17,7 @@
 #include "fakeserver.h"
 #include "remote.h"
 #include "rig.h"
+#include "trace.h"
 
 #define MIB (1u << 20)
 
@@ -88,8 +90,64 @@ static void all_is_filled_and_told(void **state)
 	begin(&b, INFILL_FILL_ALL, &(struct fakekvm_options){ .regions = 3, .threads = 2 }, NULL);
 	assert_int_equal(hear(&b, text), WIRE_RESIDENT);
 	assert_int_equal(fakekvm_missing(b.kvm), 0);
+	/* What is zero, and nobody touched, takes none. */
+	assert_int_equal(fakekvm_memory_bytes(b.kvm),
+			 fakeimage_data_pages(&b.image, FAKE_PAGE) * FAKE_PAGE);
 	assert_right(&b, fakekvm_verify(b.kvm));
 	assert_int_equal(b.kvm->exits, 0);
+	end(&b);
+}
+
+/* The first pages of the image, and more of it further on, with gaps. */
+static unsigned write_trace(const struct fakeimage *image, const char *path, uint32_t *page)
+{
+	struct infill_identity identity;
+	struct infill_image *source;
+	unsigned count = 0;
+
+	for (uint32_t n = 0; n < 200; n++)
+		page[count++] = n;
+	for (uint32_t n = 1000; n < 3000; n += n % 5 ? 1 : 3)
+		page[count++] = n;
+	if (infill_image_open(&source, image->path, NULL))
+		fail_msg("%s", infill_error());
+	infill_image_identity(source, &identity);
+	infill_image_close(source);
+	assert_int_equal(trace_save(path, &identity, page, count), 0);
+	return count;
+}
+
+/* What a trace names is there without an exit, zero or not, and nothing else is. */
+static void a_trace_is_filled(void **state)
+{
+	struct infill_session_options session = { .size = sizeof(session),
+						  .fill = INFILL_FILL_TRACE };
+	struct infill_server_options options = { .session = &session };
+	struct bench b = of(16 * MIB);
+	uint32_t page[4096];
+	uint64_t end_ns, missing;
+	char path[200];
+	unsigned count;
+
+	(void)state;
+	fakeimage_make(&b.image);
+	snprintf(path, sizeof(path), "%s/trace", fake_dir());
+	count = write_trace(&b.image, path, page);
+	session.trace = path;
+	options.image = b.image.path;
+	fakeserver_start(&b.server, &options);
+	b.kvm = fakekvm_new(&(struct fakekvm_options){ .image = &b.image, .regions = 2 });
+	assert_int_equal(fakekvm_connect(b.kvm, b.server.socket), 0);
+	missing = b.kvm->pages - count;
+	end_ns = fake_now_ns() + 20000000000u;
+	while (fakekvm_missing(b.kvm) > missing && fake_now_ns() < end_ns)
+		fake_sleep_ms(1);
+	for (unsigned i = 0; i < count; i++)
+		assert_right(&b, fakekvm_touch(b.kvm, 0, page[i], i % 3 == 0));
+	assert_int_equal(b.kvm->exits, 0);
+	assert_int_equal(fakekvm_missing(b.kvm), missing);
+	assert_int_equal(fakeserver_sum(&b.server, "trace_pages", NULL), count);
+	assert_right(&b, fakekvm_verify(b.kvm));
 	end(&b);
 }
 
@@ -349,6 +407,8 @@ static void a_failed_session_is_told(void **state)
 	assert_int_equal(truncate(b.image.path, (off_t)b.image.bytes + FAKE_PAGE), 0);
 	rc = fakekvm_touch(b.kvm, 0, 512, false);
 	assert_int_equal(rc, -ESTALE);
+	/* What was read of it nobody may see. */
+	assert_int_equal(fakekvm_missing(b.kvm), b.kvm->pages - 1);
 	assert_int_equal(hear(&b, text), WIRE_ERROR);
 	assert_non_null(strstr(text, "changed"));
 	/* Who asks again is told the same, or finds the connection closed. */
@@ -389,6 +449,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_is_filled_and_told),
+		cmocka_unit_test(a_trace_is_filled),
 		cmocka_unit_test(pages_come_as_they_are_asked_for),
 		cmocka_unit_test(ordinary_memory_goes_by_the_userfaultfd),
 		cmocka_unit_test(what_is_given_up_reads_as_zero),

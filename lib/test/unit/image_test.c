@@ -444,6 +444,14 @@ static void (*const changes[])(const char *path) = { change_bytes, change_longer
 						      change_seconds, change_nanoseconds,
 						      change_size_alone };
 
+static int way_unverified(struct infill_image *image)
+{
+	char page[PAGE];
+	int err = image_read_unverified(image, 0, page, PAGE);
+
+	return err ? err : infill_image_check(image);
+}
+
 static int way_read_now(struct infill_image *image)
 {
 	char page[PAGE];
@@ -483,6 +491,12 @@ static void read_now_notices_changes(void **state)
 {
 	(void)state;
 	notices_changes(way_read_now);
+}
+
+static void several_reads_notice_changes(void **state)
+{
+	(void)state;
+	notices_changes(way_unverified);
 }
 
 static void read_notices_changes(void **state)
@@ -591,6 +605,7 @@ int main(void)
 		cmocka_unit_test(a_ring_reads_what_is_cold),
 		cmocka_unit_test(end_judges_results),
 		cmocka_unit_test(read_now_notices_changes),
+		cmocka_unit_test(several_reads_notice_changes),
 		cmocka_unit_test(read_notices_changes),
 		cmocka_unit_test(ring_notices_changes),
 		cmocka_unit_test(a_cut_is_stale_for_every_result),
