@@ -115,13 +115,22 @@ static void refuse(struct channels *channels, struct channel *c, int code)
 	done(channels, c);
 }
 
+/* Of pages from PAGE on, with what was filled for its request, how many vCPUs may have. */
+static uint64_t there_from(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+			   uint64_t count)
+{
+	while (page + count < s->served_to && !userfault_missing(s->userfault, r, page + count))
+		count++;
+	return count;
+}
+
 /* COUNT pages from PAGE on are in one state, the one that C asked for among them. */
 static void answer(struct infill_session *s, struct channel *c, uint64_t page, uint64_t count)
 {
 	const struct pagemap_region *r = pagemap_region(&s->pm, page);
 	const struct wire_answer there = {
 		.sequence = c->sequence, .gpa = r->gpa + (page - r->first) * r->page_size,
-		.bytes = count * r->page_size,
+		.bytes = there_from(s, r, page, count) * r->page_size,
 	};
 	const struct wire_answer again = { 0 };
 

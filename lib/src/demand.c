@@ -69,11 +69,12 @@ static uint64_t stream_window(struct infill_session *s, uint64_t page)
 }
 
 /*
- * The run to install for a fault: what is missing of the stream's window.  A
- * vCPU that exits has come a long way: it gets the rest of its run of the trace.
+ * How many pages from a fault's on to install for it, the last one missing: the
+ * stream's window.  A vCPU that exits has come a long way: it gets the rest of its run
+ * of the trace, too, and what is there already does not end it.
  */
-static uint64_t run_for(struct infill_session *s, const struct pagemap_region *r,
-			const struct waiting *w)
+static uint64_t window_for(struct infill_session *s, const struct pagemap_region *r,
+			   const struct waiting *w)
 {
 	bool small = r->page_size == SMALL_PAGE;
 	uint64_t want = small ? stream_window(s, w->page) : 1;
@@ -81,7 +82,12 @@ static uint64_t run_for(struct infill_session *s, const struct pagemap_region *r
 	uint64_t room = r->first + r->pages - w->page;
 
 	want = want > trace ? want : trace;
-	return pagemap_run(&s->pm, w->page, want < room ? want : room, PAGE_MISSING);
+	want = want < room ? want : room;
+	if (!w->exit)
+		return pagemap_run(&s->pm, w->page, want, PAGE_MISSING);
+	while (want > 1 && pagemap_get(&s->pm, w->page + want - 1) != PAGE_MISSING)
+		want--;
+	return want;
 }
 
 /* A chunk that is read for another fault and brings PAGE as well, or NULL. */
@@ -173,10 +179,27 @@ static int cached(struct infill_session *s, const struct pagemap_region *r, uint
 	return have ? fill_cached(s, r, page, have, WHY_DEMAND, &done) : -ENOENT;
 }
 
+/*
+ * Install COUNT pages from PAGE on, those that are missing: DATA is theirs.  The run
+ * that PAGE begins comes last, as it lets who waits for it go on, and tells a vCPU how
+ * far it need not ask again.
+ */
+static int fill_window(struct infill_session *s, const struct pagemap_region *r, uint64_t page,
+		       uint64_t count, const char *data)
+{
+	uint64_t first = pagemap_run(&s->pm, page, count, PAGE_MISSING), done;
+	int err = 0;
+
+	if (first < count)
+		err = fill_data(s, r, page + first, count - first, data + first * r->page_size,
+				WHY_DEMAND, &done);
+	return err ? err : fill_data(s, r, page, first, data, WHY_DEMAND, &done);
+}
+
 static int read_and_fill(struct infill_session *s, const struct pagemap_region *r,
 			 struct waiting *w, uint64_t count)
 {
-	uint64_t page = w->page, done;
+	uint64_t page = w->page;
 	char *hot = pool_buffer(s->thread, count * r->page_size);
 	int err;
 
@@ -190,7 +213,7 @@ static int read_and_fill(struct infill_session *s, const struct pagemap_region *
 	switch (err) {
 	case 0:
 		stats_add(&s->pm.stats->read_bytes, count * r->page_size);
-		return fill_data(s, r, page, count, hot, WHY_DEMAND, &done);
+		return fill_window(s, r, page, count, hot);
 	case -EAGAIN:
 		return zero_or_read(s, r, w);
 	case -ESTALE:
@@ -202,9 +225,10 @@ static int read_and_fill(struct infill_session *s, const struct pagemap_region *
 
 static int serve_missing(struct infill_session *s, const struct pagemap_region *r, struct waiting *w)
 {
-	uint64_t page = w->page, count = run_for(s, r, w), done;
+	uint64_t page = w->page, count = window_for(s, r, w), done;
 	int err = -ENOENT;
 
+	s->served_to = page + count;
 	if (s->cache) {
 		err = cached(s, r, page, count);
 	} else if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
@@ -214,7 +238,10 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 			count = 1;
 		}
 	}
-	return err == -ENOENT ? read_and_fill(s, r, w, count) : err;
+	if (err == -ENOENT)
+		err = read_and_fill(s, r, w, count);
+	s->served_to = 0;
+	return err;
 }
 
 /* Serve one fault, or start to.  -EAGAIN: later.  Its entry goes when the page is settled. */

@@ -139,6 +139,7 @@ struct infill_session {
 	struct waiting *waiting;
 	unsigned waiting_count, waiting_size;
 	struct streams streams;
+	uint64_t served_to; /* end of the pages that are filled for the fault that is served; or 0 */
 	struct cold cold[COLD_PARTS];
 	uint64_t demand_ns;      /* when the last fault was read */
 	uint64_t no_memory_ns;   /* since when installs fail with ENOMEM; 0: they do not */

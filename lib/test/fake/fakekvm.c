@@ -235,6 +235,21 @@ static int judge(struct fakekvm *k, uint64_t page, int rc)
 	return rc;
 }
 
+/* The answer for page NUMBER of R: it says that the page is there, and nothing that is not. */
+static bool answer_holds(struct fakekvm *k, const struct fakekvm_region *r, uint64_t number,
+			 uint64_t gpa, uint64_t bytes)
+{
+	uint64_t first = (gpa - r->gpa) / FAKE_PAGE, count = bytes / FAKE_PAGE;
+
+	if (gpa < r->gpa || number - first >= count || (first + count) * FAKE_PAGE > r->length)
+		return false;
+	for (uint64_t i = 0; i < count; i++)
+		if (is_missing(r, first + i))
+			return false;
+	k->told += count;
+	return true;
+}
+
 int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write)
 {
 	uint64_t number, first, bytes;
@@ -249,9 +264,9 @@ int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write)
 			continue;
 		if (rc || k->version[page] == FAKEKVM_POISONED)
 			return judge(k, page, rc);
-		if (is_missing(r, number) || first > r->gpa + number * FAKE_PAGE ||
-		    first + bytes < r->gpa + (number + 1) * FAKE_PAGE) {
-			snprintf(k->wrong, sizeof(k->wrong), "page %llu: an answer, but not for it",
+		if (!answer_holds(k, r, number, first, bytes)) {
+			snprintf(k->wrong, sizeof(k->wrong),
+				 "page %llu: an answer, but not for it, or for more than is there",
 				 (unsigned long long)page);
 			return -EUCLEAN;
 		}

@@ -51,6 +51,7 @@ struct fakekvm {
 	_Atomic uint32_t *version; /* of each page: 0: the image's; 1: poisoned; else what was written */
 	pthread_mutex_t lock[FAKEKVM_LOCKS];
 	_Atomic uint64_t exits, touches;
+	_Atomic uint64_t told; /* pages that answers said are there, all of them together */
 	_Atomic bool stop;
 	/* The load under way. */
 	pthread_t thread[FAKEKVM_THREADS_MAX];

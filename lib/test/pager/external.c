@@ -193,6 +193,64 @@ static void ordinary_memory_goes_by_the_userfaultfd(void **state)
 	end(&b);
 }
 
+/*
+ * A third of memory is there, one page here and one there.  Going through all of it
+ * takes an exit for a window of pages, not one for what lies between two of those.
+ */
+static void pass_over_what_is_there(bool ordinary)
+{
+	struct bench b = of(8 * MIB);
+	uint64_t told;
+
+	b.image.hole_every = 0; /* what is in no cache is read alone */
+	begin(&b, INFILL_FILL_NONE,
+	      &(struct fakekvm_options){ .threads = 1, .ordinary = ordinary }, NULL);
+	for (uint64_t page = b.kvm->pages; page-- > 0;)
+		if (page % 3 == 0)
+			assert_right(&b, fakekvm_touch(b.kvm, 0, page, true));
+	assert_int_equal(b.kvm->exits, (b.kvm->pages + 2) / 3);
+	assert_int_equal(b.kvm->told, b.kvm->exits);
+	b.kvm->exits = b.kvm->told = 0;
+	assert_right(&b, fakekvm_verify(b.kvm));
+	assert_true(b.kvm->exits < 50);
+	/* The answers tell of the windows, with what was there. */
+	told = b.kvm->told;
+	assert_true(told > b.kvm->pages * 9 / 10 && told <= b.kvm->pages);
+	end(&b);
+}
+
+static void what_is_there_does_not_end_a_stream(void **state)
+{
+	(void)state;
+	pass_over_what_is_there(false);
+}
+
+static void nor_in_ordinary_memory(void **state)
+{
+	(void)state;
+	rig_need_userfaultfd();
+	pass_over_what_is_there(true);
+}
+
+/*
+ * Pages 0 to 15 are read for the first one, and no more: then a window that begins among
+ * them cannot be filled at once.  fakekvm_touch() holds the answer against the bits.
+ */
+static void an_answer_names_what_is_there_alone(void **state)
+{
+	static const uint64_t touch[] = { 6, 3, 4, 7, 11, 15 };
+	struct bench b = of(4 * MIB);
+
+	(void)state;
+	b.image.hole_every = b.image.zero_every = 0;
+	begin(&b, INFILL_FILL_NONE, &(struct fakekvm_options){ .threads = 1 }, NULL);
+	fakeimage_cool(&b.image);
+	for (size_t i = 0; i < sizeof(touch) / sizeof(touch[0]); i++)
+		assert_right(&b, fakekvm_touch(b.kvm, 0, touch[i], false));
+	assert_int_equal(b.kvm->exits, sizeof(touch) / sizeof(touch[0]));
+	end(&b);
+}
+
 static void *touch_once(void *arg)
 {
 	struct fakekvm *k = arg;
@@ -452,6 +510,9 @@ int main(void)
 		cmocka_unit_test(a_trace_is_filled),
 		cmocka_unit_test(pages_come_as_they_are_asked_for),
 		cmocka_unit_test(ordinary_memory_goes_by_the_userfaultfd),
+		cmocka_unit_test(what_is_there_does_not_end_a_stream),
+		cmocka_unit_test(nor_in_ordinary_memory),
+		cmocka_unit_test(an_answer_names_what_is_there_alone),
 		cmocka_unit_test(what_is_given_up_reads_as_zero),
 		cmocka_unit_test(ordinary_memory_is_given_up),
 		cmocka_unit_test(a_protected_vm_has_what_it_may_touch),
