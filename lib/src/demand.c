@@ -71,7 +71,7 @@ static uint64_t stream_window(struct infill_session *s, uint64_t page)
 /*
  * How many pages from a fault's on to install for it, the last one missing: the
  * stream's window.  A vCPU that exits has come a long way: it gets the rest of its run
- * of the trace, too, and what is there already does not end it.
+ * of the trace, too.  What is there already does not end them.
  */
 static uint64_t window_for(struct infill_session *s, const struct pagemap_region *r,
 			   const struct waiting *w)
@@ -83,8 +83,6 @@ static uint64_t window_for(struct infill_session *s, const struct pagemap_region
 
 	want = want > trace ? want : trace;
 	want = want < room ? want : room;
-	if (!w->exit)
-		return pagemap_run(&s->pm, w->page, want, PAGE_MISSING);
 	while (want > 1 && pagemap_get(&s->pm, w->page + want - 1) != PAGE_MISSING)
 		want--;
 	return want;

@@ -105,6 +105,27 @@ static void touched_pages_are_right(void **state)
 	rig_stop(&rig);
 }
 
+/*
+ * A third of memory is there, one page here and one there: going through all of it
+ * takes a fault for a window of pages, not one for what lies between two of those.
+ */
+static void what_is_there_does_not_end_a_stream(void **state)
+{
+	struct rig rig = { .session_options = { .fill = INFILL_FILL_NONE } };
+	uint64_t before;
+
+	(void)state;
+	assert_int_equal(rig_start(&rig), 0);
+	for (uint64_t page = rig.vmm->pages; page-- > 0;)
+		if (page % 3 == 0)
+			rig_assert_load(rig.vmm, fakevmm_touch(rig.vmm, page, 1));
+	before = rig_counters(&rig).faults;
+	assert_int_equal(before, (rig.vmm->pages + 2) / 3);
+	rig_assert_load(rig.vmm, fakevmm_verify(rig.vmm));
+	assert_true(rig_counters(&rig).faults - before < 50);
+	rig_stop(&rig);
+}
+
 static void resident_pages_fault_no_more(void **state)
 {
 	struct rig rig = { .session_options = { .fill = INFILL_FILL_NONE } };
@@ -203,12 +224,13 @@ static void zero_pages_take_no_memory(void **state)
 
 int main(void)
 {
-	static struct CMUnitTest tests[ROWS + 8];
+	static struct CMUnitTest tests[ROWS + 9];
 	static const struct row plain = { .name = "anon" },
 				shmem = { .backing = INFILL_BACKING_SHMEM },
 				huge = { .backing = INFILL_BACKING_HUGETLB,
 					 .page_size = FAKE_HUGE };
 	const struct CMUnitTest more[] = {
+		cmocka_unit_test(what_is_there_does_not_end_a_stream),
 		cmocka_unit_test(resident_pages_fault_no_more),
 		cmocka_unit_test(many_threads_on_one_page_get_it),
 		{ "anon: pages that the VMM installed stay", pages_that_the_vmm_installed_stay,
