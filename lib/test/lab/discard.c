@@ -231,7 +231,7 @@ void test_discard_race(enum kind kind)
 {
 	unsigned seed = 1;
 
-	for (unsigned i = 0; i < ROUNDS && !bad; i++)
+	for (unsigned i = 0; another_round(i, ROUNDS); i++)
 		discard_round(kind, i % 2 ? INFILL_FILL_ALL : INFILL_FILL_NONE, &seed);
 }
 
@@ -265,12 +265,12 @@ void test_discard_touched(enum kind kind)
 	struct rig rig;
 	uint32_t sum;
 
-	for (unsigned i = 0; i < 24 && kind != GUEST_MEMFD && !bad; i++) {
+	for (unsigned i = 0; kind != GUEST_MEMFD && another_round(i, 24); i++) {
 		if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_NONE), 1)) {
 			guest_visit(&rig.vcpu[0], PAGES, 0, 2, 0);
 			CHECK(!run(&rig, 0, &sum), "%s", infill_error());
 			toucher.rig = &rig;
-			toucher.delay_us = i * 25;
+			toucher.delay_us = i * 7 % 24 * 25; /* short and long ones by turns */
 			pthread_create(&thread, NULL, touch_later, &toucher);
 			discard(&rig, 0, PAGES / 2);
 			pthread_join(thread, NULL);

@@ -168,7 +168,7 @@ void test_recording_same_pages(enum kind kind)
 	struct visitor visitor[VCPUS];
 	struct rig rig;
 
-	for (unsigned round = 0; round < 8 && !bad; round++) {
+	for (unsigned round = 0; another_round(round, 8); round++) {
 		unlink(trace_path);
 		if (set_up(&rig, kind, RECORD, VCPUS)) {
 			for (unsigned i = 0; i < VCPUS; i++)

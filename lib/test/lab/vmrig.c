@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef KVM_CREATE_GUEST_MEMFD
@@ -22,6 +23,7 @@ struct guest_memfd_args {
 #define FLAG_MMAP_AND_SHARED 3u
 
 #define MULTIPLIER 2654435761u
+#define ROUNDS_SECONDS 10
 
 const char *const kind_name[] = { "anonymous", "memfd", "guest_memfd", "huge pages" };
 
@@ -271,6 +273,22 @@ int run_in_order(struct rig *rig, uint32_t *sum)
 	int ret = guest_visit(&rig->vcpu[0], PAGES, 0, 1, 0);
 
 	return ret ? ret : run(rig, 0, sum);
+}
+
+bool another_round(unsigned round, unsigned most)
+{
+	static struct timespec start;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (round == 0)
+		start = now;
+	if (bad || round >= most)
+		return false;
+	if (round < 3 || now.tv_sec - start.tv_sec < ROUNDS_SECONDS)
+		return true;
+	printf("# %u rounds of %u, as this machine is slow\n", round, most);
+	return false;
 }
 
 void run_into_poison(struct rig *rig, uint32_t page)

@@ -95,6 +95,13 @@ bool set_up_protected(struct rig *rig, enum kind kind, const char *pager,
 		      const struct infill_session_options *options, unsigned vcpus);
 void tear_down(struct rig *rig);
 
+/*
+ * Whether there is another round, the one after ROUND others, of a test that tries a
+ * race MOST times: on a slow machine, as a debug kernel in QEMU, as many as fit into
+ * some seconds, and three at least.  Ask with 0 first.
+ */
+bool another_round(unsigned round, unsigned most);
+
 struct infill_counters counters_of(struct rig *rig);
 
 /* Not with shadow paging. */
