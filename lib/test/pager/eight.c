@@ -85,7 +85,7 @@ static void eight_start(struct eight *e, unsigned run_ms, unsigned passes)
 			.threads = 1 + i % 2,
 			.passes = passes,
 			.write_every = 10,
-			.removers = i % 2,
+			.removers = e->touch_pause_us ? 0 : i % 2,
 			.remove_pages = e->row->page_size ? 2 : 32,
 			.remove_pause_us = 1000,
 			/* Overlapping removals refuse installs: they end before a wait counts as a hang. */
@@ -359,7 +359,10 @@ static void ended_vms_leave_nothing_behind(void **state)
 static void changed_image_reaches_every_vm(void **state)
 {
 	uint32_t on_error = *(uint32_t *)*state;
-	/* Slowly, so that none is resident before: then it needs the image no more. */
+	/*
+	 * Slowly, and without removing pages, so that none is resident before all have
+	 * begun: then it needs the image no more.
+	 */
 	struct eight e = { .row = &rows[0], .options.on_error = on_error,
 			   .touch_pause_us = 20000 };
 	char text[300] = "";
