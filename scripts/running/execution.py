@@ -116,7 +116,7 @@ class Run:
             selector.register(pipe, selectors.EVENT_READ)
             selector.register(end, selectors.EVENT_READ)
             while not ended and time.monotonic() < deadline:
-                ready = [key.fd for key, _ in selector.select(min(1.0, max(0.0, deadline - time.monotonic())))]
+                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
                 ended = end in ready
                 pending, closed = self.drain(pipe, pending)
                 if closed and pipe in selector.get_map():

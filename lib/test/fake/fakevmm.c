@@ -95,7 +95,7 @@ static void hugepages_set(long value)
 	fclose(file);
 }
 
-/* For scripts/runner.py: what to take back if this process does not come to it. */
+/* For scripts/running/leftovers.py: what to take back if this process does not come to it. */
 static void hugepages_note(long added)
 {
 	const char *dir = getenv("TMPDIR");
