@@ -31,13 +31,17 @@ def compiler_prefix(arch):
     return "" if MACHINES.get(platform.machine()) == arch else ARCHES[arch][0]
 
 
-def cache_environment():
+def cache_environment(warnings_matter):
     """ccache's settings: equal sources in two trees, built in two folders, are compiled once."""
     env = {
         "CCACHE_BASEDIR": BUILD, "CCACHE_NOHASHDIR": "1", "CCACHE_MAXSIZE": CACHE_SIZE,
         # __FILE__ is made relative by it, so the folder in it does not show in the result.
         "CCACHE_IGNOREOPTIONS": "-fmacro-prefix-map=* -ffile-prefix-map=*",
     }
+    if not warnings_matter:
+        # What it has preprocessed to look it up is compiled, and not preprocessed again: a quarter less
+        # time where nothing is known yet. gcc does not see then what came from a macro.
+        env["CCACHE_NOCPP2"] = "1"
     if "CCACHE_DIR" not in os.environ:
         env["CCACHE_DIR"] = os.path.join(ROOT, "build", "ccache")
     return env
@@ -74,7 +78,7 @@ class Make:
         with open(self.log, "ab") as log, Progress(self.what) as progress:
             log.write((" ".join(command) + "\n").encode())
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, env={**environment(), **cache_environment()})
+                                       stderr=subprocess.STDOUT, env={**environment(), **cache_environment("W=1" in command)})
             for raw in process.stdout:
                 log.write(raw)
                 self.take(raw.decode(errors="replace").rstrip("\n"), progress)
