@@ -20,8 +20,6 @@
 #include <linux/kvm_userfault.h>
 #include <linux/uaccess.h>
 
-#include <trace/events/kvm.h>
-
 int kvm_userfault_check_region(const struct kvm_userspace_memory_region2 *mem,
 			       const struct kvm_memory_slot *old)
 {
@@ -58,48 +56,3 @@ void kvm_userfault_set_bitmap(struct kvm_memory_slot *slot,
 	if (kvm_slot_has_userfault(slot))
 		slot->userfault_bitmap = u64_to_user_ptr(mem->userfault_bitmap);
 }
-
-/* Returns 0 or 1 for what the bit is, or -EFAULT. */
-static int read_bit(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	gfn_t index = gfn - slot->base_gfn;
-	u64 word;
-
-	if (get_user(word, slot->userfault_bitmap + index / BITS_PER_TYPE(u64)))
-		return -EFAULT;
-
-	/*
-	 * Read the bit before the page's content is looked up.  Pairs with the
-	 * release with which userspace clears the bit.
-	 */
-	smp_rmb();
-
-	return !!(word & BIT_ULL(index % BITS_PER_TYPE(u64)));
-}
-
-int __kvm_userfault(struct kvm_vcpu *vcpu, const struct kvm_memory_slot *slot,
-		    gfn_t gfn, bool write, bool exec, bool private,
-		    bool prefault)
-{
-	int bit = read_bit(slot, gfn);
-
-	if (!bit)
-		return 0;
-
-	if (bit > 0)
-		trace_kvm_userfault(vcpu->vcpu_id, gfn_to_gpa(gfn), slot->id,
-				    prefault);
-
-	if (prefault)
-		return -EFAULT;
-
-	kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(gfn), PAGE_SIZE, write,
-				      exec, private);
-	if (bit > 0) {
-		vcpu->run->memory_fault.flags |= KVM_MEMORY_EXIT_FLAG_USERFAULT;
-		++vcpu->stat.generic.userfault_exits;
-	}
-
-	return -EFAULT;
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_userfault);

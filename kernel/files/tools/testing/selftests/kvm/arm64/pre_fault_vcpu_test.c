@@ -661,6 +661,29 @@ static void test_uninitialized(const void *arg)
 	ksft_test_result_pass("Prefault on a vCPU that's not initialised\n");
 }
 
+/*
+ * Under pKVM the prefault has finalized the VM, so that it's too late for an
+ * interrupt controller.  A VM that KVM gave up would fail every ioctl.
+ */
+static void test_vgic(const void *arg)
+{
+	struct bare_vm b = create_bare_vm();
+	int fd;
+
+	init_vcpu(&b, -1);
+	pre_fault(b.vcpu, DATA_GPA, psize, 0);
+	fd = __kvm_create_device(b.vm, KVM_DEV_TYPE_ARM_VGIC_V3);
+	TEST_ASSERT(fd >= 0 || errno == EBUSY || errno == ENODEV,
+		    "Creating a vGIC after a prefault failed, errno %d", errno);
+	pre_fault(b.vcpu, DATA_GPA, psize, 0);
+
+	if (fd >= 0)
+		close(fd);
+	free_bare_vm(&b);
+	ksft_test_result_pass("Prefault before there's a vGIC: %s\n",
+			      fd >= 0 ? "created" : strerror(errno));
+}
+
 static void test_unfinalized(const void *arg)
 {
 	int feature = KVM_ARM_VCPU_SVE;
@@ -1131,6 +1154,7 @@ static const struct testcase {
 	const void *arg;
 } testcases[] = {
 	{ test_uninitialized },
+	{ test_vgic },
 	{ test_unfinalized },
 	{ test_first_run },
 	{ test_pending_exit, &pending_exits[0] },
