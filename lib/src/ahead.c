@@ -19,6 +19,7 @@
 #include "fill.h"
 #include "image.h"
 #include "pool.h"
+#include "userfault.h"
 
 #define AHEAD_BYTES (4u << 20) /* under way or ready, for each session: two huge pages */
 #define CHUNK_MAX (2u << 20)   /* taken from the queue at a time */
@@ -239,7 +240,7 @@ static int install_wanted(struct infill_session *s, struct chunk *c, uint64_t pa
 /* What the guest is about to touch gets memory in any case, zero or not; the rest may not. */
 static bool in_place(const struct chunk *c)
 {
-	return c->why == WHY_TRACE && c->run.region->backing == INFILL_BACKING_GUEST_MEMFD;
+	return c->why == WHY_TRACE && userfault_in_place(c->run.region);
 }
 
 /* The same, read from the image at this moment. */

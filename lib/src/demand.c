@@ -17,6 +17,7 @@
 #include "image.h"
 #include "pool.h"
 #include "uffd.h"
+#include "userfault.h"
 
 #define READ_WINDOW (64u << 10) /* read for one fault that is not in the page cache */
 #define READS_MAX 64            /* demand chunks under way; more faults wait */
@@ -229,7 +230,7 @@ static int serve_missing(struct infill_session *s, const struct pagemap_region *
 	s->served_to = page + count;
 	if (s->cache) {
 		err = cached(s, r, page, count);
-	} else if (r->backing == INFILL_BACKING_GUEST_MEMFD) {
+	} else if (userfault_in_place(r)) {
 		err = fill_in_place(s, r, page, count, WHY_DEMAND, &done);
 		if (err && !s->over) { /* it cannot be read, or has no memory: find out */
 			err = -ENOENT;

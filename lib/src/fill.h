@@ -25,9 +25,9 @@ int fill_data(struct infill_session *s, const struct pagemap_region *r, uint64_t
 	      uint64_t count, const void *data, enum why why, uint64_t *done);
 
 /*
- * The same for memory that no userfaultfd watches, and pages that the guest touches
- * now or soon: they are read from the image to where they belong, which takes a call
- * and a copy less.  Zero pages get memory, too.  No vCPU sees them before their bits
+ * The same where userfault_in_place() says so, and pages that the guest touches now
+ * or soon: they are read from the image to where they belong, which takes a call and
+ * a copy less.  Zero pages get memory, too.  No vCPU sees them before their bits
  * are clear, which is after they were verified.  *DONE may be less than COUNT.  If it
  * is 0 the first one cannot be read in this way: returns why, as image_read_now(), or
  * -EFAULT where there is no memory for it.  It is missing as before, and nothing has

@@ -79,6 +79,15 @@ void userfault_free(struct userfault *uf);
 void *userfault_target(const struct userfault *uf, const struct pagemap_region *r, uint64_t page);
 
 /*
+ * May what the guest touches now or soon be read there from the image, before it is
+ * verified?  Where no userfaultfd watches no vCPU sees a page before its bit is clear.
+ */
+static inline bool userfault_in_place(const struct pagemap_region *r)
+{
+	return r->backing == INFILL_BACKING_GUEST_MEMFD;
+}
+
+/*
  * Write the content of COUNT pages of memory that has no userfaultfd.  0, or
  * -ENOMEM (and others, as MADV_POPULATE_WRITE) where there is no memory for them.
  */

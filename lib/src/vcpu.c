@@ -140,13 +140,12 @@ static int read_claim(struct infill_vcpu *v, const struct claim *c, void *to)
 }
 
 /*
- * Where to read C to.  Pages of a guest_memfd that the guest touches, now or soon,
- * get memory whatever is in them, and no vCPU sees them before their bits are
- * clear: they are read where they belong, which takes a call and a copy less.
+ * Where to read C to.  The guest touches it, now or soon, so it gets memory whatever
+ * is in it: it is read where it belongs if it may be, which takes a call and a copy less.
  */
 static char *place_for(struct infill_vcpu *v, const struct claim *c)
 {
-	if (c->region->backing == INFILL_BACKING_GUEST_MEMFD)
+	if (userfault_in_place(c->region))
 		return userfault_target(v->session->userfault, c->region, c->page);
 	return v->buffer;
 }

@@ -277,6 +277,40 @@ static void test_stale(enum kind kind)
 	tear_down(&rig);
 }
 
+/* Every word of the image is another one, page by page. */
+static void spoil_image(void)
+{
+	uint32_t page[WORDS];
+	int fd = open(image_path, O_WRONLY | O_CLOEXEC);
+
+	memset(page, 0xff, sizeof(page));
+	for (uint32_t n = 0; n < PAGES; n++)
+		CHECK(pwrite(fd, page, sizeof(page), (off_t)n * GUEST_PAGE) == sizeof(page), "%s",
+		      strerror(errno));
+	close(fd);
+}
+
+/* It changes while what a trace has is read: a vCPU sees what was there before, or is told. */
+static void test_stale_in_trace(enum kind kind)
+{
+	struct rig rig;
+	uint32_t sum;
+	int ret;
+
+	for (unsigned round = 0; another_round(round, 8); round++) {
+		record(kind, 1, 1);
+		if (set_up(&rig, kind, OPTIONS(.fill = INFILL_FILL_TRACE, .trace = trace_path), 1)) {
+			usleep(250 * round);
+			spoil_image();
+			ret = run_in_order(&rig, &sum);
+			CHECK(ret == -ESTALE || (!ret && sum == sum_of_all()), "%d: sum 0x%x: %s", ret,
+			      sum, ret ? infill_error() : "not the image's");
+		}
+		tear_down(&rig);
+		close(make_image());
+	}
+}
+
 /* What is not the engine's is refused, or left to the caller. */
 static void test_refused(enum kind kind)
 {
@@ -398,6 +432,7 @@ static const struct test tests[] = {
 	{ "a page that cannot be read", test_poison },
 	{ "one in a trace that cannot be read", test_poison_in_trace },
 	{ "a changed image", test_stale },
+	{ "one that changes while a trace is filled", test_stale_in_trace },
 	{ "what is not the engine's", test_refused },
 	{ "given up, there and missing", test_discard },
 	{ "all given up", test_discard_all },
