@@ -508,13 +508,15 @@ int infill_vcpu_exit(struct infill_vcpu *vcpu, const struct kvm_run *run);
 
 /*
  * Before the first KVM_RUN: map what of the trace is in memory, in first-touch
- * order, by KVM_PRE_FAULT_MEMORY, about BYTES at most (0: all).  The vCPUs of a
- * session share the trace between them.  0, or -EOPNOTSUPP: not for this VM.
+ * order, by KVM_PRE_FAULT_MEMORY, BYTES at most, rounded up to whole pages (0:
+ * all).  The vCPUs of a session share the trace between them: each call, by
+ * whichever of them, goes on where others have ended.  0, also when a signal ended
+ * it early, or -EOPNOTSUPP: not for this VM.
  * Of a protected VM: it is given the memory, so all vCPUs must be there; and
  * -ENOMEM: RLIMIT_MEMLOCK is used up; -EHWPOISON: the host's memory is broken;
  * -EPERM: another VM has a page; -EOPNOTSUPP also: memory of another kind of
  * file.  What was given before that stays given; a later call goes on with the
- * next run of the trace.
+ * page that there was no memory for, or else behind the one that failed.
  */
 int infill_vcpu_prefault(struct infill_vcpu *vcpu, uint64_t bytes);
 

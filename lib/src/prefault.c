@@ -3,6 +3,7 @@
  * prefault.c: KVM_PRE_FAULT_MEMORY and its errno rules.  Internal.
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 
@@ -12,19 +13,19 @@
 
 #define TRIES 3 /* while a memslot is being changed */
 
-/* What an errno says about the page that stopped it. */
-static int judge(int error, unsigned *tries)
+/* What an errno says: 0: it is about the page that stopped it; else as prefault_range(). */
+static int judge(int error)
 {
 	switch (error) {
-	case EAGAIN: /* a memslot is going away or moving */
-		return ++*tries < TRIES ? -EAGAIN : 0;
-	case EINTR:      /* the vCPU's thread has something else to do */
 	case EFAULT:     /* missing, or no memory is mapped there */
 	case EHWPOISON:  /* the guest's access will tell */
 	case ENOENT:     /* no memslot */
 	case EACCES:
-	case ENOMEM:
 		return 0;
+	case EAGAIN: /* a memslot is going away or moving */
+	case EINTR:  /* the vCPU's thread has something else to do */
+	case ENOMEM: /* for KVM's tables */
+		return err_set(-EAGAIN, "KVM_PRE_FAULT_MEMORY: %s", strerror(error));
 	}
 	return err_set(-EOPNOTSUPP, "KVM_PRE_FAULT_MEMORY: %s",
 		       error == ENOTTY || error == EINVAL || error == EOPNOTSUPP ?
@@ -74,13 +75,13 @@ int prefault_range(int vcpu_fd, uint64_t gpa, uint64_t bytes, bool protected, ui
 		if (!ioctl(vcpu_fd, KVM_API_PRE_FAULT, &range))
 			continue;
 		error = errno;
+		if (error == EAGAIN && ++tries < TRIES)
+			continue;
 		err = protected ? judge_donation(error, range.gpa) : 0;
 		if (!err)
-			err = judge(error, &tries);
+			err = judge(error);
 		if (!err)
 			break;
-		if (err == -EAGAIN)
-			err = 0;
 	}
 	*done = bytes - range.size;
 	return err;

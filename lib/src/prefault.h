@@ -12,9 +12,10 @@
 
 /*
  * Map BYTES from GPA on; *DONE is how many are.  It is an optimization: what is
- * not mapped the guest maps by a fault.  0, also if less was done because
- * memory is missing, poisoned or being changed, or a signal is pending;
- * -EOPNOTSUPP: never on this VM, do not ask again.
+ * not mapped the guest maps by a fault.  0, also if less was done because the
+ * next page is missing, or poisoned; -EAGAIN: not now, as a signal is pending, a
+ * memslot is being changed, or KVM has no memory: the rest may be asked for
+ * later; -EOPNOTSUPP: never on this VM, do not ask again.
  *
  * PROTECTED: of a protected VM, to which it donates the memory: the guest's own
  * touch would meet the same error, so it is told.  -ENOMEM: RLIMIT_MEMLOCK;

@@ -48,6 +48,7 @@
 struct channels;
 struct chunk;
 struct infill_vcpu;
+struct prefault_rest;
 struct remote;
 struct userfault;
 
@@ -121,6 +122,7 @@ struct infill_session {
 	char text[512];
 	bool detached; /* the pool thread has let go of it */
 	struct infill_vcpu *vcpus, *retired; /* with KVM Userfault */
+	struct prefault_rest *prefault_rest; /* parts of the trace, to be prefaulted first */
 	_Atomic uint64_t discarded; /* pages, by infill_session_discard() */
 	unsigned vcpus_made;
 

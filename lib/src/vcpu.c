@@ -52,6 +52,12 @@ struct claim {
 	uint64_t page, count;
 };
 
+/* A part of the trace that a prefault has taken, and did not come to. */
+struct prefault_rest {
+	struct prefault_rest *next;
+	struct trace_run run;
+};
+
 /* ---- how many pages for an exit ------------------------------------------ */
 
 static bool is_recording(const struct infill_session *s)
@@ -474,6 +480,12 @@ void vcpu_add_stats(struct infill_session *s, struct stats *to)
 
 void vcpu_free_retired(struct infill_session *s)
 {
+	struct prefault_rest *rest, *next;
+
+	for (rest = s->prefault_rest; rest; rest = next) {
+		next = rest->next;
+		free(rest);
+	}
 	free(s->retired);
 }
 
@@ -505,26 +517,120 @@ int infill_session_fill(struct infill_session *s, uint64_t gpa, uint64_t length)
 	return err;
 }
 
-/* Map those pages of a run of the trace that are in memory, within LEFT bytes. */
-static int prefault_trace_run(struct infill_vcpu *v, const struct trace_run *run, uint64_t *left)
+/* ---- the trace, before a vCPU runs -------------------------------------------------- */
+
+/* What another call has left over first. */
+static bool take_run(struct infill_session *s, struct trace_run *run)
 {
-	struct infill_session *s = v->session;
-	uint64_t page, done, bytes;
-	const struct pagemap_region *r = pagemap_at(&s->pm, run->offset, &page);
+	struct prefault_rest *rest;
+	size_t next;
+
+	pthread_mutex_lock(&s->lock);
+	rest = s->prefault_rest;
+	if (rest)
+		s->prefault_rest = rest->next;
+	pthread_mutex_unlock(&s->lock);
+	if (rest) {
+		*run = rest->run;
+		free(rest);
+		return true;
+	}
+	next = atomic_fetch_add_explicit(&s->prefault_next, 1, memory_order_relaxed);
+	if (next < s->trace.count)
+		*run = s->trace.run[next];
+	return next < s->trace.count;
+}
+
+/* For a later call.  If there is no memory for that the guest maps it by faults. */
+static void leave_run(struct infill_session *s, const struct trace_run *run)
+{
+	struct prefault_rest *rest = run->length ? malloc(sizeof(*rest)) : NULL;
+
+	if (!rest)
+		return;
+	rest->run = *run;
+	pthread_mutex_lock(&s->lock);
+	rest->next = s->prefault_rest;
+	s->prefault_rest = rest;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* RUN is done with up to byte END of the image, which may be before or behind it. */
+static void pass(struct trace_run *run, uint64_t end)
+{
+	uint64_t bytes = end > run->offset ? end - run->offset : 0;
+
+	bytes = bytes < run->length ? bytes : run->length;
+	run->offset += bytes;
+	run->length -= bytes;
+}
+
+/*
+ * Is PAGE there to be mapped?  One that was given up is not, as that would take
+ * memory again.  A protected VM gives nothing up: see fill_none().
+ */
+static bool can_map(const struct infill_session *s, uint64_t page)
+{
+	enum page_state state = pagemap_get(&s->pm, page);
+
+	return state == PAGE_PRESENT || (state == PAGE_REMOVED && s->protected);
+}
+
+/* The pages from PAGE on, in which RUN begins, that RUN has in R and that can be mapped. */
+static uint64_t count_to_map(const struct infill_session *s, const struct pagemap_region *r,
+			     uint64_t page, const struct trace_run *run)
+{
+	uint64_t last = run->offset + run->length - 1, end = r->first + r->pages, n = 0;
+
+	if (last - r->offset < r->length)
+		end = r->first + (last - r->offset) / r->page_size + 1;
+	while (page + n < end && can_map(s, page + n))
+		n++;
+	return n;
+}
+
+/* Map COUNT pages from PAGE on; RUN becomes what is to be mapped after that. */
+static int map_pages(struct infill_vcpu *v, const struct pagemap_region *r, uint64_t page,
+		     uint64_t count, struct trace_run *run, uint64_t *left)
+{
+	uint64_t done;
+	int err = prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size,
+				 count * r->page_size, v->session->protected, &done);
+	bool later = err == -EAGAIN || err == -ENOMEM;
+
+	stats_add(&v->stats.prefault_bytes, done);
+	*left -= done < *left ? done : *left;
+	page += done / r->page_size;
+	/* A page that cannot be mapped is passed over. */
+	if (done < count * r->page_size && !later)
+		page++;
+	pass(run, pagemap_offset(r, page));
+	return err;
+}
+
+/* Map those pages of RUN that are in memory, LEFT bytes at most; RUN becomes what is left. */
+static int prefault_run(struct infill_vcpu *v, struct trace_run *run, uint64_t *left)
+{
+	const struct infill_session *s = v->session;
 	int err = 0;
 
-	if (!r)
-		return 0;
-	bytes = run->length < r->page_size ? r->page_size : run->length;
-	bytes = bytes < *left ? bytes : *left;
-	bytes = pagemap_run(&s->pm, page, bytes / r->page_size, PAGE_PRESENT) * r->page_size;
-	if (bytes)
-		err = prefault_range(v->fd, r->gpa + (page - r->first) * r->page_size, bytes,
-				     s->protected, &done);
-	if (!bytes)
-		return 0;
-	stats_add(&v->stats.prefault_bytes, done);
-	*left -= done;
+	while (!err && *left && run->length) {
+		uint64_t page, count, most;
+		const struct pagemap_region *r = pagemap_at(&s->pm, run->offset, &page);
+
+		if (!r) { /* the image has more than the VM */
+			pass(run, run->offset + SMALL_PAGE);
+			continue;
+		}
+		count = count_to_map(s, r, page, run);
+		if (!count) {
+			pass(run, pagemap_offset(r, page + 1));
+			continue;
+		}
+		/* A page at least, so that calls for less come to an end, too. */
+		most = *left / r->page_size + (*left % r->page_size != 0);
+		err = map_pages(v, r, page, count < most ? count : most, run, left);
+	}
 	return err;
 }
 
@@ -532,14 +638,12 @@ int infill_vcpu_prefault(struct infill_vcpu *v, uint64_t bytes)
 {
 	struct infill_session *s = v->session;
 	uint64_t left = bytes ? bytes : UINT64_MAX;
+	struct trace_run run;
 	int err = 0;
 
-	while (!err && left) {
-		size_t run = atomic_fetch_add_explicit(&s->prefault_next, 1, memory_order_relaxed);
-
-		if (run >= s->trace.count)
-			break;
-		err = prefault_trace_run(v, &s->trace.run[run], &left);
+	while (!err && left && take_run(s, &run)) {
+		err = prefault_run(v, &run, &left);
+		leave_run(s, &run);
 	}
-	return err;
+	return err == -EAGAIN ? 0 : err;
 }

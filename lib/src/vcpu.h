@@ -23,7 +23,7 @@ int vcpu_settle(struct infill_session *s, const struct pagemap_region *r, uint64
 /* Add what the vCPUs of S, past and present, have counted to TO, which is private to the caller. */
 void vcpu_add_stats(struct infill_session *s, struct stats *to);
 
-/* Free what is kept of vCPUs that are gone. */
+/* Free what is kept of vCPUs that are gone, and of prefaults that did not come to their end. */
 void vcpu_free_retired(struct infill_session *s);
 
 #endif

@@ -371,6 +371,10 @@ static void prefault_into_limit(enum kind kind)
 		CHECK(counters_of(&rig).prefault_bytes == FEW_PAGES * GUEST_PAGE, "%llu bytes",
 		      (unsigned long long)counters_of(&rig).prefault_bytes);
 		set_memlock(RLIM_INFINITY);
+		/* Nothing of the trace was lost by it. */
+		CHECK(!infill_vcpu_prefault(rig.filler[0], 0), "%s", infill_error());
+		CHECK(counters_of(&rig).prefault_bytes == BYTES, "%llu bytes",
+		      (unsigned long long)counters_of(&rig).prefault_bytes);
 		verify_all(&rig, 1, 1, 0);
 	}
 	tear_down(&rig);
