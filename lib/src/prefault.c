@@ -32,14 +32,18 @@ static int judge(int error)
 			       "this VM does not support it" : "refused");
 }
 
-static int no_memlock(uint64_t gpa)
+/* By the limit, or the host has none: the kernel says the same. */
+static int no_memory(uint64_t gpa)
 {
-	struct rlimit limit = { 0 };
+	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 
 	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY)
+		return err_set(-ENOMEM, "KVM_PRE_FAULT_MEMORY: 0x%llx: the host, or the VMM's control "
+					"group, has no memory left", (unsigned long long)gpa);
 	return err_set(-ENOMEM, "KVM_PRE_FAULT_MEMORY: 0x%llx: no memory within RLIMIT_MEMLOCK, %llu KiB, "
 				"which all pages of protected VMs count against: raise it, or give the "
-				"VMM CAP_IPC_LOCK", (unsigned long long)gpa,
+				"VMM CAP_IPC_LOCK; or the host has none left", (unsigned long long)gpa,
 		       (unsigned long long)limit.rlim_cur >> 10);
 }
 
@@ -48,7 +52,7 @@ static int judge_donation(int error, uint64_t gpa)
 {
 	switch (error) {
 	case ENOMEM:
-		return no_memlock(gpa);
+		return no_memory(gpa);
 	case EHWPOISON:
 		return err_set(-EHWPOISON, "KVM_PRE_FAULT_MEMORY: 0x%llx: the host's memory is broken there",
 			       (unsigned long long)gpa);

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -62,6 +63,15 @@ int ioctl(int fd, unsigned long request, ...)
 	kvm.gpa = range->gpa;
 	errno = answer->error;
 	return answer->error ? -1 : 0;
+}
+
+static rlim_t memlock;
+
+int getrlimit(__rlimit_resource_t resource, struct rlimit *limit)
+{
+	assert_int_equal(resource, RLIMIT_MEMLOCK);
+	*limit = (struct rlimit){ memlock, RLIM_INFINITY };
+	return 0;
 }
 
 static const struct row {
@@ -111,8 +121,24 @@ static void each_answer(void **state)
 
 	answered(row, false, row->result);
 	answered(row, true, row->donated);
-	if (row->donated == -ENOMEM)
-		assert_non_null(strstr(infill_error(), "0x40001000: no memory within RLIMIT_MEMLOCK"));
+}
+
+/* The kernel says the same of a limit and of a host that has none. */
+static void no_memory_names_a_limit_that_there_is(void **state)
+{
+	const struct row *row = rows;
+
+	(void)state;
+	while (row->donated != -ENOMEM)
+		row++;
+	memlock = 64 << 10;
+	answered(row, true, row->donated);
+	assert_non_null(strstr(infill_error(),
+			       "0x40001000: no memory within RLIMIT_MEMLOCK, 64 KiB"));
+	memlock = RLIM_INFINITY;
+	answered(row, true, row->donated);
+	assert_null(strstr(infill_error(), "RLIMIT_MEMLOCK"));
+	assert_non_null(strstr(infill_error(), "0x40001000: the host"));
 }
 
 static void nothing_is_asked_for(void **state)
@@ -130,11 +156,12 @@ static void nothing_is_asked_for(void **state)
 
 int main(void)
 {
-	struct CMUnitTest tests[ROWS + 1];
+	struct CMUnitTest tests[ROWS + 2];
 
 	for (size_t i = 0; i < ROWS; i++)
 		tests[i] = (struct CMUnitTest){ .name = rows[i].name, .test_func = each_answer,
 						.initial_state = (void *)(uintptr_t)&rows[i] };
 	tests[ROWS] = (struct CMUnitTest)cmocka_unit_test(nothing_is_asked_for);
+	tests[ROWS + 1] = (struct CMUnitTest)cmocka_unit_test(no_memory_names_a_limit_that_there_is);
 	return cmocka_run_group_tests_name("prefault", tests, NULL, NULL);
 }
