@@ -643,10 +643,14 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
 	if (err)
 		return err;
 	err = start_vm(s, pool, vm_fd, memory);
-	if (err)
-		session_free(s);
-	else
+	if (!err) {
 		*session = s;
+		return 0;
+	}
+	/* Memslots that had no flag have none again. */
+	if (s->userfault)
+		userfault_disable(s->userfault);
+	session_free(s);
 	return err;
 }
 
