@@ -263,7 +263,9 @@ struct infill_session_options {
 /*
  * Of infill_session_start_vm() and _connect_vm(): map by KVM_PRE_FAULT_MEMORY
  * what an exit has filled beyond the page that the guest asked for, where it is
- * enough to pay.  A protected VM is given that memory for good.
+ * enough to pay.  A protected VM is given that memory for good.  What cannot be
+ * mapped costs nothing: the guest meets it by itself.  It is tried again with the
+ * next exit, but for a VM of which KVM says that it has no such call.
  */
 #define INFILL_SESSION_PREFAULT (1u << 0)
 

@@ -252,12 +252,15 @@ static void prefault(struct infill_vcpu *v, const struct pagemap_region *r, uint
 		     uint64_t count)
 {
 	uint64_t done;
+	int err;
 
 	if (!v->prefault || count < PREFAULT_LEAST)
 		return;
 	/* What it says of memory that a protected VM cannot be given KVM_RUN says, too. */
-	if (prefault_range(v->fd, r->gpa + (page + 1 - r->first) * r->page_size,
-			   (count - 1) * r->page_size, v->session->protected, &done))
+	err = prefault_range(v->fd, r->gpa + (page + 1 - r->first) * r->page_size,
+			     (count - 1) * r->page_size, v->session->protected, &done);
+	/* A limit may be raised, and a page that is broken says nothing of others. */
+	if (err == -EOPNOTSUPP)
 		v->prefault = false;
 	stats_add(&v->stats.prefault_bytes, done);
 }

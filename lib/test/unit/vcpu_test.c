@@ -53,7 +53,7 @@ static struct {
 struct desk {
 	struct infill_session s;
 	struct infill_vcpu *v[VCPUS];
-	int state_fd;
+	int state_fd, image_fd;
 };
 
 static int pre_fault(struct kvm_api_pre_fault *range)
@@ -89,8 +89,16 @@ int ioctl(int fd, unsigned long request, ...)
 	return (int)syscall(SYS_ioctl, fd, request, argument);
 }
 
-/* Small pages, small pages with a gap before them in the guest, and two huge ones. */
-static int set_up(void **state)
+static void *map(uint64_t bytes)
+{
+	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(address != MAP_FAILED);
+	return address;
+}
+
+/* Small pages of a guest_memfd, others with a gap before them in the guest, and two huge ones. */
+static int set_up_missing(void **state)
 {
 	static struct desk d;
 	struct infill_memory m = { .count = 3 };
@@ -103,8 +111,13 @@ static int set_up(void **state)
 	pthread_mutex_init(&kvm.lock, NULL);
 	pthread_mutex_init(&d.s.lock, NULL);
 	d.s.uffd = -1;
+	d.s.options.flags = INFILL_SESSION_PREFAULT;
+	d.image_fd = memfd_create("image", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(d.image_fd, HUGE_AT + 2 * HUGE_PAGE), 0);
+	assert_int_equal(infill_image_open_fd(&d.s.image, d.image_fd, "image", NULL), 0);
 	m.region[0] = (struct infill_region){ .hva = 1 << 30, .length = SMALL * PAGE,
-					      .page_size = PAGE };
+					      .page_size = PAGE,
+					      .backing = INFILL_BACKING_GUEST_MEMFD };
 	m.region[1] = (struct infill_region){ .hva = 2u << 30, .length = SMALL * PAGE,
 					      .page_size = PAGE, .offset = SMALL * PAGE,
 					      .gpa = SECOND_GPA };
@@ -115,16 +128,25 @@ static int set_up(void **state)
 	assert_int_equal(pagemap_open(&d.s.pm, d.state_fd, &m, &id, 0, &resumed), 0);
 	for (unsigned i = 0; i < 3; i++) {
 		part[i].bitmap_bytes = PAGE;
-		part[i].bitmap = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
-				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		part[i].bitmap = map(PAGE);
 	}
+	part[0].target_bytes = SMALL * PAGE;
+	part[0].target = map(part[0].target_bytes);
 	assert_int_equal(userfault_adopt(&d.s.userfault, &d.s.pm, part), 0);
 	for (unsigned i = 0; i < VCPUS; i++)
 		assert_int_equal(infill_vcpu_new(&d.v[i], &d.s, VCPU + (int)i), 0);
-	pagemap_move(&d.s.pm, 0, d.s.pm.header->pages, PAGE_FILLING);
-	pagemap_move(&d.s.pm, 0, d.s.pm.header->pages, PAGE_PRESENT);
 	*state = &d;
 	return 0;
+}
+
+static int set_up(void **state)
+{
+	int rc = set_up_missing(state);
+	struct pagemap *pm = &((struct desk *)*state)->s.pm;
+
+	pagemap_move(pm, 0, pm->header->pages, PAGE_FILLING);
+	pagemap_move(pm, 0, pm->header->pages, PAGE_PRESENT);
+	return rc;
 }
 
 static int tear_down(void **state)
@@ -135,7 +157,10 @@ static int tear_down(void **state)
 		infill_vcpu_free(d->v[i]);
 	vcpu_free_retired(&d->s);
 	userfault_free(d->s.userfault);
+	trace_index_free(&d->s.trace_index);
 	pagemap_close(&d->s.pm);
+	infill_image_close(d->s.image);
+	close(d->image_fd);
 	close(d->state_fd);
 	return 0;
 }
@@ -348,7 +373,54 @@ static void never_for_this_vm(void **state)
 	ASSERT_NOTHING_ASKED();
 }
 
+/* ---- exits ------------------------------------------------------------------ */
+
+static int exit_at(struct desk *d, uint64_t gpa)
+{
+	struct kvm_run *run = map(PAGE);
+	struct kvm_api_memory_fault *fault = (void *)(uintptr_t)kvm_api_memory_fault(run);
+	int rc;
+
+	run->exit_reason = KVM_EXIT_MEMORY_FAULT;
+	fault->flags = KVM_MEMORY_EXIT_FLAG_USERFAULT;
+	fault->gpa = gpa;
+	rc = infill_vcpu_exit(d->v[0], run);
+	munmap(run, PAGE);
+	return rc;
+}
+
+/* What is filled for an exit is prefaulted behind its page; an error for good ends that. */
+static void a_failed_prefault_is_no_reason_to_stop(void **state)
+{
+	static const struct {
+		int error;
+		bool goes_on;
+	} errors[] = { { EINTR, true }, { ENOMEM, true }, { EHWPOISON, true }, { EPERM, true },
+		       { EOPNOTSUPP, false } };
+	struct desk *d = *state;
+	struct trace_run run[] = { { 0, SMALL * PAGE } };
+
+	d->s.protected = true;
+	SET_TRACE(d, run);
+	assert_int_equal(trace_index_new(&d->s.trace_index, &d->s.trace), 0);
+	for (uint64_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		uint64_t page = i * 2 * EXIT_RUN_MAX, next = page + EXIT_RUN_MAX;
+
+		kvm.stop = page + 5;
+		kvm.error = errors[i].error;
+		kvm.stops = 1;
+		assert_int_equal(exit_at(d, page * PAGE), 0);
+		ASSERT_ASKED({ page + 1, 4 });
+		assert_int_equal(exit_at(d, next * PAGE), 0);
+		if (errors[i].goes_on)
+			ASSERT_ASKED({ next + 1, EXIT_RUN_MAX - 1 });
+		else
+			ASSERT_NOTHING_ASKED();
+	}
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define TEST_MISSING(f) cmocka_unit_test_setup_teardown(f, set_up_missing, tear_down)
 
 int main(void)
 {
@@ -360,6 +432,7 @@ int main(void)
 		TEST(several_leave_nothing_out),
 		cmocka_unit_test(goes_on_after_it),
 		TEST(never_for_this_vm),
+		TEST_MISSING(a_failed_prefault_is_no_reason_to_stop),
 	};
 
 	return cmocka_run_group_tests_name("vcpu", tests, NULL, NULL);
