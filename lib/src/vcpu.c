@@ -195,6 +195,10 @@ static int settle_odd(struct infill_vcpu *v, struct claim *c, int err, uint64_t 
 	if (to != PAGE_FILLING) {
 		stats_add(&v->stats.duplicates, to == PAGE_PRESENT);
 		settle(v, c, 1, to);
+		/* Its event was perhaps read while the page was ours, and then left to us. */
+		if (to == PAGE_PRESENT && v->session->uffd >= 0)
+			uffd_wake(v->session->uffd, pagemap_hva(c->region, c->page - 1),
+				  c->region->page_size);
 		return 0;
 	}
 	stats_add(&v->stats.retries, err == -EAGAIN);

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -30,6 +31,7 @@
 #define PAGE 4096ull
 #define VCPU 1000 /* no open fd, and those behind it */
 #define VCPUS 4
+#define UFFD 2000 /* no open fd either */
 #define SMALL 256u /* pages of each of two regions */
 #define SECOND_GPA (4ull << 30) /* with a gap before it */
 #define HUGE_GPA (8ull << 30)
@@ -49,6 +51,13 @@ static struct {
 	int error;     /* ... because of that; 0: there is none */
 	unsigned stops; /* so many times */
 } kvm;
+
+/* Of the userfaultfd. */
+static struct {
+	int error;      /* that installs meet; 0: none */
+	uint64_t woken; /* who waits at this address */
+	unsigned wakes;
+} uffd;
 
 struct desk {
 	struct infill_session s;
@@ -76,6 +85,23 @@ static int pre_fault(struct kvm_api_pre_fault *range)
 	return error ? -1 : 0;
 }
 
+/* Pages of zeros are all that it is given here. */
+static int userfaultfd(unsigned long request, void *argument)
+{
+	struct uffdio_zeropage *zero = argument;
+	const struct uffdio_range *range = argument;
+
+	if (request == UFFDIO_WAKE) {
+		uffd.woken = range->start;
+		uffd.wakes++;
+		return 0;
+	}
+	assert_int_equal(request, UFFDIO_ZEROPAGE);
+	zero->zeropage = uffd.error ? -uffd.error : (int64_t)zero->range.len;
+	errno = uffd.error;
+	return uffd.error ? -1 : 0;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	void *argument;
@@ -86,6 +112,8 @@ int ioctl(int fd, unsigned long request, ...)
 	va_end(args);
 	if (fd >= VCPU && fd < VCPU + VCPUS && request == KVM_API_PRE_FAULT)
 		return pre_fault(argument);
+	if (fd == UFFD)
+		return userfaultfd(request, argument);
 	return (int)syscall(SYS_ioctl, fd, request, argument);
 }
 
@@ -108,9 +136,10 @@ static int set_up_missing(void **state)
 
 	memset(&d, 0, sizeof(d));
 	memset(&kvm, 0, sizeof(kvm));
+	memset(&uffd, 0, sizeof(uffd));
 	pthread_mutex_init(&kvm.lock, NULL);
 	pthread_mutex_init(&d.s.lock, NULL);
-	d.s.uffd = -1;
+	d.s.uffd = UFFD;
 	d.s.options.flags = INFILL_SESSION_PREFAULT;
 	d.image_fd = memfd_create("image", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(d.image_fd, HUGE_AT + 2 * HUGE_PAGE), 0);
@@ -419,6 +448,22 @@ static void a_failed_prefault_is_no_reason_to_stop(void **state)
 	}
 }
 
+/* An install wakes who waits in the kernel; one that finds the page there does not. */
+static void who_waits_for_a_page_that_was_there_is_woken(void **state)
+{
+	const uint64_t page = 9;
+	struct desk *d = *state;
+
+	d->s.options.fill = INFILL_FILL_NONE;
+	assert_int_equal(exit_at(d, SECOND_GPA), 0);
+	assert_int_equal(uffd.wakes, 0);
+	uffd.error = EEXIST;
+	assert_int_equal(exit_at(d, SECOND_GPA + page * PAGE), 0);
+	assert_int_equal(pagemap_get(&d->s.pm, SMALL + page), PAGE_PRESENT);
+	assert_int_equal(uffd.wakes, 1);
+	assert_int_equal(uffd.woken, (2ull << 30) + page * PAGE);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 #define TEST_MISSING(f) cmocka_unit_test_setup_teardown(f, set_up_missing, tear_down)
 
@@ -433,6 +478,7 @@ int main(void)
 		cmocka_unit_test(goes_on_after_it),
 		TEST(never_for_this_vm),
 		TEST_MISSING(a_failed_prefault_is_no_reason_to_stop),
+		TEST_MISSING(who_waits_for_a_page_that_was_there_is_woken),
 	};
 
 	return cmocka_run_group_tests_name("vcpu", tests, NULL, NULL);
