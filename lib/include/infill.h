@@ -214,7 +214,8 @@ enum infill_event_kind {
 	INFILL_EVENT_RESIDENT,          /* no page is missing: without a cache, the VM needs
 					   its pager no more, its memory is unregistered */
 	INFILL_EVENT_ENDED,             /* the VMM is gone */
-	INFILL_EVENT_ERROR,             /* the session cannot go on; vCPUs that fault wait */
+	INFILL_EVENT_ERROR,             /* the session cannot go on; vCPUs that fault wait, or
+					   with KVM Userfault are told */
 };
 
 struct infill_event {
@@ -312,6 +313,11 @@ int infill_session_adopt(struct infill_session **session, struct infill_pool *po
  * session.  infill_session_stop() before INFILL_EVENT_RESIDENT leaves the flag
  * on: vCPUs that miss a page then exit, and nobody fills it.
  *
+ * When the session fails every call for a missing page returns its error, and
+ * memory that has a userfaultfd is poisoned where it is missing (Linux 6.6): who
+ * touches it, or waits for it in KVM, gets SIGBUS, or EFAULT from a system call,
+ * rather than wait for ever.  No page reads as zero for that.
+ *
  * A protected VM of pKVM is found out by itself.  What its guest has touched the
  * host has lost: the session does nothing to a page once its bit is clear, and
  * neither may the VMM.  It is started before a vCPU has run or prefaulted, or
@@ -339,10 +345,7 @@ int infill_session_start_vm(struct infill_session **session, struct infill_pool 
  * RESIDENT and ERROR come.
  *
  * When the pager is gone, supervisor and all, before nothing is missing, the
- * session fails with -ECONNRESET.  Then, or when the pager has told of another
- * error, every call for a missing page returns that error, and memory that has
- * a userfaultfd is poisoned where it is missing (Linux 6.6), so that nobody
- * waits in KVM for ever.
+ * session fails with -ECONNRESET, and with the pager's error when it tells of one.
  *
  * PATH is used here only, MEMORY is copied.  OPTIONS may have event and flags.
  * infill_session_state_fd() says nothing about this VM.

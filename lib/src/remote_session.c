@@ -9,56 +9,16 @@
 #include "err.h"
 #include "memfd.h"
 #include "memory.h"
+#include "poison.h"
 #include "remote.h"
 #include "remote_session.h"
 #include "thread.h"
-#include "uffd.h"
 #include "userfault.h"
 
 #define VCPUS_MAX 65536u
 #define VERDICT_MS 2000 /* until the thread that hears the pager says why it is gone */
 
 /* ---- what the pager says ------------------------------------------------------------ */
-
-/*
- * Nobody fills any more.  A vCPU that is in KVM, waiting for the userfaultfd,
- * would wait for ever, and hold up who ends the VM: it gets a memory error.
- * False: not for every page that is missing.
- */
-static bool poison_region(struct infill_session *s, const struct pagemap_region *r)
-{
-	uint64_t end = r->first + r->pages, page = r->first, run, done;
-	bool all = true;
-	int err;
-
-	for (; page < end; page += run) {
-		for (run = 0; page + run < end; run++)
-			if (!userfault_missing(s->userfault, r, page + run))
-				break;
-		if (!run) {
-			run = 1;
-			continue;
-		}
-		/* Where a page is there all the same, go on behind it. */
-		err = uffd_poison(s->uffd, pagemap_hva(r, page), run * r->page_size, &done);
-		if (err)
-			run = done / r->page_size + 1;
-		all &= !err || err == -EEXIST;
-	}
-	return all;
-}
-
-static void poison_missing(struct infill_session *s)
-{
-	for (unsigned i = 0; s->uffd >= 0 && i < s->pm.header->regions; i++) {
-		const struct pagemap_region *r = &s->pm.header->region[i];
-
-		if (r->backing == INFILL_BACKING_GUEST_MEMFD || !poison_region(s, r))
-			continue;
-		/* What has its bit clear and is not there reads as zero: nobody need wait for that. */
-		uffd_unregister(s->uffd, r->hva, r->length);
-	}
-}
 
 static void fail(struct infill_session *s, int code)
 {

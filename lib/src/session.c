@@ -18,6 +18,7 @@
 #include "image.h"
 #include "memory.h"
 #include "options.h"
+#include "poison.h"
 #include "pool.h"
 #include "present.h"
 #include "remote_session.h"
@@ -76,6 +77,9 @@ void session_fail(struct infill_session *s, int code)
 		channels_failed(s->channels, code);
 	session_event(s, INFILL_EVENT_ERROR, code, 0, 0, s->text);
 	session_reach(s, INFILL_WAIT_END);
+	/* A pager in another process tells the VMM, which does it there. */
+	if (s->userfault && !s->remote && !s->channels)
+		poison_missing(s);
 }
 
 void session_end(struct infill_session *s)

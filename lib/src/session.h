@@ -195,7 +195,10 @@ int session_adopt_userfault(struct infill_session **session, struct infill_pool 
 
 /* session.c: what the other modules report. */
 
-/* The session cannot go on: CODE with the text of err_set(), or of CODE.  Any thread. */
+/*
+ * The session cannot go on: CODE with the text of err_set(), or of CODE.  Of a VM of
+ * this process with KVM Userfault what is missing is poisoned.  Any thread.
+ */
 void session_fail(struct infill_session *s, int code);
 
 /* Has it ended, or failed?  Any thread. */

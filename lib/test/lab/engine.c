@@ -440,6 +440,7 @@ static const struct test tests[] = {
 	{ "given up against vCPUs and the fill", test_discard_race },
 	{ "given up while somebody waits for it", test_discard_touched },
 	{ "dropped by the VMM itself", test_dropped },
+	{ "a session that has failed", test_failed },
 	{ "a pager that is gone", test_pager_gone },
 	{ "recorded, in the order of touches", test_recording_order },
 	{ "recorded, by several at once", test_recording_threads },

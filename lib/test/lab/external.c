@@ -68,6 +68,10 @@ void test_pager_gone(enum kind kind)
 		guest_visit(&rig.vcpu[0], 1, PAGES - 1, 1, 0);
 		ret = run(&rig, 0, &sum);
 		CHECK(ret == -ECONNRESET, "the last page: %d: %s", ret, infill_error());
+		if (kind != GUEST_MEMFD) {
+			check_nobody_waits(&rig, PAGES - 1, true);
+			check_nobody_waits(&rig, HOLE_FROM, false);
+		}
 	}
 	tear_down(&rig);
 }

@@ -13,6 +13,14 @@ void test_discard_race(enum kind kind);
 void test_discard_touched(enum kind kind);
 void test_dropped(enum kind kind);
 
+/* failure.c: a session that has failed */
+void test_failed(enum kind kind);
+/*
+ * Of a VM whose session has failed, at the end of a test: who touches PAGE gets a memory
+ * error, if it is missing, or else reads it.
+ */
+void check_nobody_waits(struct rig *rig, uint32_t page, bool missing);
+
 /* protected.c: protected VMs; KIND is ANON or MEMFD */
 void test_protected_touch(enum kind kind);
 void test_protected_fill(enum kind kind);
