@@ -46,7 +46,7 @@ static int send_request(const struct channel *c, const struct wire_request *q)
 	return n < 0 ? ended() : 0;
 }
 
-/* Wait until the channel has something.  0, -EINTR or -ECONNRESET. */
+/* Wait until the channel has something.  0, -EINTR (not without STOP) or -ECONNRESET. */
 static int wait_for(const struct remote *r, const struct channel *c, const volatile uint8_t *stop)
 {
 	struct pollfd wait[] = { { .fd = c->fd, .events = POLLIN }, { .fd = r->sock } };
@@ -54,7 +54,7 @@ static int wait_for(const struct remote *r, const struct channel *c, const volat
 
 	do
 		ready = poll(wait, 2, stop ? STOP_MS : -1);
-	while (!ready && !*stop);
+	while (stop ? !ready && !*stop : ready < 0 && errno == EINTR);
 	if (!ready || (ready < 0 && errno == EINTR))
 		return err_set(-EINTR, "pager: a signal came");
 	if (ready < 0)
@@ -151,12 +151,9 @@ int remote_discard(struct remote *r, uint64_t gpa, uint64_t bytes)
 {
 	struct wire_request q = { .gpa = gpa, .bytes = bytes };
 	struct wire_answer answer;
-	int rc;
-
 	/* A signal must not leave it open whether the pager knows. */
-	do
-		rc = ask(r, 0, &q, NULL, &answer);
-	while (rc == -EINTR);
+	int rc = ask(r, 0, &q, NULL, &answer);
+
 	if (rc || !answer.status)
 		return rc;
 	return err_set(-(int)answer.status, "pager: cannot give up 0x%llx bytes at 0x%llx: %s",

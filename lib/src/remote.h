@@ -37,10 +37,11 @@ void remote_free(struct remote *remote);
 /*
  * Have the page at GPA filled, over the channel of THREAD: 0 is for who is no
  * vCPU.  *FIRST and *BYTES: what is there now.  STOP: what a signal handler sets
- * to have the thread give up, looked at now and then (NULL: none), since the
- * signal may come just before the wait.  0; -EHWPOISON: it cannot be read;
- * -EINTR: a signal came, or STOP is set; -ECONNRESET: the connection has ended;
- * else why the pager fills no more.  Any thread; two of one THREAD take turns.
+ * to have the thread give up, looked at now and then, since the signal may come
+ * just before the wait; NULL: no signal ends it.  0; -EHWPOISON: it cannot be
+ * read; -EINTR: a signal came, or STOP is set; -ECONNRESET: the connection has
+ * ended; else why the pager fills no more.  Any thread; two of one THREAD take
+ * turns.
  */
 int remote_ask(struct remote *remote, unsigned thread, uint64_t gpa, const volatile uint8_t *stop,
 	       uint64_t *first, uint64_t *bytes);

@@ -260,8 +260,6 @@ int fakekvm_touch(struct fakekvm *k, unsigned thread, uint64_t page, bool write)
 	while (is_missing(r, number)) {
 		k->exits++;
 		rc = remote_ask(k->remote, 1 + thread, r->gpa + number * FAKE_PAGE, NULL, &first, &bytes);
-		if (rc == -EINTR)
-			continue;
 		if (rc || k->version[page] == FAKEKVM_POISONED)
 			return judge(k, page, rc);
 		if (!answer_holds(k, r, number, first, bytes)) {

@@ -422,29 +422,74 @@ static void *touch_first(void *arg)
 	return (void *)(intptr_t)fakekvm_touch(b->kvm, 0, 0, true);
 }
 
+/* A thread that waits for the first page, which cannot be read for now. */
+static pthread_t start_slow_read(struct bench *b, struct fakefuse *fuse)
+{
+	uint64_t end_ns = fake_now_ns() + 20000000000u;
+	pthread_t waits;
+
+	b->image.hole_every = b->image.zero_every = 0;
+	start_on_fuse(b, fuse, INFILL_FILL_NONE);
+	atomic_store(&fuse->control->held.offset, 0);
+	atomic_store(&fuse->control->held.length, FAKE_PAGE);
+	pthread_create(&waits, NULL, touch_first, b);
+	while (!atomic_load(&fuse->control->holding) && fake_now_ns() < end_ns)
+		fake_sleep_ms(1);
+	assert_true(atomic_load(&fuse->control->holding) > 0);
+	return waits;
+}
+
 static void one_slow_read_holds_up_nobody(void **state)
 {
 	struct bench b = of(4 * MIB);
 	struct fakefuse fuse;
 	pthread_t waits;
-	uint64_t end_ns;
 	void *rc;
 
 	(void)state;
-	b.image.hole_every = b.image.zero_every = 0;
-	start_on_fuse(&b, &fuse, INFILL_FILL_NONE);
-	atomic_store(&fuse.control->held.offset, 0);
-	atomic_store(&fuse.control->held.length, FAKE_PAGE);
-	pthread_create(&waits, NULL, touch_first, &b);
-	end_ns = fake_now_ns() + 20000000000u;
-	while (!atomic_load(&fuse.control->holding) && fake_now_ns() < end_ns)
-		fake_sleep_ms(1);
-	assert_true(atomic_load(&fuse.control->holding) > 0);
+	waits = start_slow_read(&b, &fuse);
 	for (uint64_t page = 512; page < 1024; page++)
 		assert_right(&b, fakekvm_touch(b.kvm, 1, page, false));
 	assert_int_equal(b.kvm->touches, 512);
 	atomic_store(&fuse.control->held.length, 0);
 	pthread_join(waits, &rc);
+	assert_right(&b, (int)(intptr_t)rc);
+	assert_right(&b, fakekvm_verify(b.kvm));
+	end(&b);
+	fakefuse_stop(&fuse);
+}
+
+static atomic_uint signals;
+
+static void on_signal(int number)
+{
+	(void)number;
+	signals++;
+}
+
+/* Who has a flag for that is told of a signal; who has none waits on. */
+static void a_signal_ends_no_wait_without_a_flag(void **state)
+{
+	struct sigaction action = { .sa_handler = on_signal }, old;
+	const volatile uint8_t stop = 1;
+	struct bench b = of(4 * MIB);
+	struct fakefuse fuse;
+	uint64_t first, bytes;
+	pthread_t waits;
+	void *rc;
+
+	(void)state;
+	waits = start_slow_read(&b, &fuse);
+	sigaction(SIGUSR1, &action, &old);
+	assert_int_equal(remote_ask(b.kvm->remote, 2, 0, &stop, &first, &bytes), -EINTR);
+	for (unsigned i = 0; i < 20; i++) {
+		pthread_kill(waits, SIGUSR1);
+		fake_sleep_ms(5); /* it is waiting again */
+	}
+	assert_true(signals > 0);
+	atomic_store(&fuse.control->held.length, 0);
+	pthread_join(waits, &rc);
+	sigaction(SIGUSR1, &old, NULL);
 	assert_right(&b, (int)(intptr_t)rc);
 	assert_right(&b, fakekvm_verify(b.kvm));
 	end(&b);
@@ -520,6 +565,7 @@ int main(void)
 		cmocka_unit_test(refused_memory_reads_no_zeros),
 		cmocka_unit_test(pages_that_cannot_be_read_are_poisoned),
 		cmocka_unit_test(one_slow_read_holds_up_nobody),
+		cmocka_unit_test(a_signal_ends_no_wait_without_a_flag),
 		cmocka_unit_test(a_failed_session_is_told),
 		cmocka_unit_test(the_pagers_end_is_an_error),
 	};
