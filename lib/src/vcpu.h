@@ -4,7 +4,8 @@
  *
  * Nothing here waits for the session's thread or takes a lock that another
  * vCPU's fault takes: pages are claimed one by one in the pagemap, and what is
- * counted is the vCPU's own until somebody asks.
+ * counted is the vCPU's own until somebody asks.  But a first touch that is
+ * recorded, and a line of the timeline, are written under a lock of the session.
  * Internal.
  */
 #ifndef INFILL_VCPU_H
