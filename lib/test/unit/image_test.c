@@ -65,24 +65,32 @@ static bool run_in_memory_fs(void)
 	return !statfs(scratch("."), &fs) && fs.f_type == 0x01021994; /* tmpfs */
 }
 
+/* Which pages of a file are in the page cache: bit 0 of each. */
+static void look_into_cache(const char *path, unsigned char vec[PAGES])
+{
+	int fd = open(path, O_RDONLY);
+	void *at = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+
+	assert_int_equal(mincore(at, PAGES * PAGE, vec), 0);
+	munmap(at, PAGES * PAGE);
+	close(fd);
+}
+
 /* Drop the page cache of a file; skip the test where that cannot be. */
 static void drop(const char *path)
 {
 	unsigned char vec[PAGES] = { 0 };
-	int fd = open(path, O_RDONLY);
-	void *at;
+	int fd;
 
 	if (run_in_memory_fs()) {
-		close(fd);
 		print_message("tmpfs has no page cache to drop: set TMPDIR to a disk\n");
 		skip();
 	}
+	fd = open(path, O_RDONLY);
 	fsync(fd);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	at = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
-	assert_int_equal(mincore(at, PAGES * PAGE, vec), 0);
-	munmap(at, PAGES * PAGE);
 	close(fd);
+	look_into_cache(path, vec);
 	for (unsigned i = 0; i < PAGES; i++)
 		if (vec[i] & 1) {
 			print_message("the page cache cannot be dropped here\n");
@@ -247,10 +255,15 @@ static void read_now_does_not_wait(void **state)
 	const char *path = make("cold");
 	struct infill_image *image = open_image(path);
 	char page[PAGE];
+	int code = 0;
 
 	(void)state;
-	drop(path);
-	assert_int_equal(image_read_now(image, 9 * PAGE, page, PAGE), -EAGAIN);
+	/* It has the kernel read, and on a busy machine that may be done before it looks. */
+	for (int i = 0; i < 20 && !code; i++) {
+		drop(path);
+		code = image_read_now(image, 9 * PAGE, page, PAGE);
+	}
+	assert_int_equal(code, -EAGAIN);
 	assert_int_equal(image_read(image, 9 * PAGE, page, PAGE), 0);
 	assert_bytes(page, 9 * PAGE, PAGE);
 	infill_image_close(image);
@@ -260,13 +273,16 @@ static void the_kernel_reads_nothing_ahead(void **state)
 {
 	const char *path = make("ahead");
 	struct infill_image *image = open_image(path);
+	unsigned char vec[PAGES] = { 0 };
 	char page[PAGE];
 
 	(void)state;
 	drop(path);
 	/* The first page: a read that looks sequential. */
 	assert_int_equal(image_read(image, 0, page, PAGE), 0);
-	assert_int_equal(image_read_now(image, 2 * PAGE, page, PAGE), -EAGAIN);
+	look_into_cache(path, vec);
+	assert_true(vec[0] & 1);
+	assert_false(vec[2] & 1);
 	infill_image_close(image);
 }
 
