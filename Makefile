@@ -321,4 +321,4 @@ uninstall:
 # What was downloaded (build/guest, build/apt) and the logs stay.
 clean:
 	rm -rf build/obj build/test build/bench build/fuzz build/examples build/asan build/tsan \
-		build/installed build/infill build/libinfill*
+		build/installed build/infill build/infill-vmm build/libinfill*
