@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -52,24 +53,59 @@ int file_write(int fd, const void *data, uint64_t length, uint64_t offset)
 
 int file_new(struct new_file *file, const char *path)
 {
+	struct stat st;
+
 	file->path = path;
 	file->fd = -1;
 	errno = ENAMETOOLONG;
-	if (snprintf(file->name, sizeof(file->name), "%s.new.%d", path, (int)getpid()) <
+	if (snprintf(file->name, sizeof(file->name), "%s.new.%d", path, (int)getpid()) >=
 	    (int)sizeof(file->name))
-		file->fd = open(file->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		return vmm_error(-errno, "%s: %m", path);
+	/* Not as late as when the file is written. */
+	if (!lstat(path, &st) && S_ISDIR(st.st_mode))
+		return vmm_error(-EISDIR, "%s: %m", path);
+	unlink(file->name); /* of a process with this id that was killed */
+	file->fd = open(file->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	return file->fd < 0 ? vmm_error(-errno, "%s: %m", path) : 0;
 }
 
-int file_finish(struct new_file *file, int err)
+int file_complete(struct new_file *file, int err)
 {
 	if (!err && fsync(file->fd))
 		err = -errno;
-	close(file->fd);
-	if (!err && rename(file->name, file->path))
+	if (close(file->fd) && !err)
 		err = -errno;
+	file->fd = -1;
 	if (!err)
 		return 0;
 	unlink(file->name);
 	return vmm_error(err, "%s: %m", file->path);
+}
+
+int file_place(struct new_file *file)
+{
+	int err = rename(file->name, file->path) ? -errno : 0;
+
+	if (!err)
+		return 0;
+	unlink(file->name);
+	return vmm_error(err, "%s: %m", file->path);
+}
+
+void file_drop(struct new_file *file)
+{
+	unlink(file->name);
+}
+
+void file_sync_folder(const char *path)
+{
+	char copy[PATH_MAX];
+	int fd = -1;
+
+	if (snprintf(copy, sizeof(copy), "%s", path) < (int)sizeof(copy))
+		fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	(void)!fsync(fd);
+	close(fd);
 }

@@ -15,7 +15,7 @@ int file_write(int fd, const void *data, uint64_t length, uint64_t offset);
 
 /* A file under another name beside its own. */
 struct new_file {
-	int fd;
+	int fd; /* -1: it is complete */
 	const char *path;
 	char name[PATH_MAX];
 };
@@ -24,9 +24,18 @@ struct new_file {
 int file_new(struct new_file *file, const char *path);
 
 /*
- * Give the file its name, when all of it is on the disk.  ERR: why it could not be
- * written, or 0; then it is removed.  0, or -errno after vmm_error().
+ * All of it was written: have it on the disk, still under the other name.  ERR: why it
+ * could not be written, or 0; then it is removed.  0, or -errno after vmm_error().
  */
-int file_finish(struct new_file *file, int err);
+int file_complete(struct new_file *file, int err);
+
+/* Give a complete file its name.  0, or -errno after vmm_error(); then it is removed. */
+int file_place(struct new_file *file);
+
+/* Remove a complete file that shall not get its name. */
+void file_drop(struct new_file *file);
+
+/* Have names that came or went in PATH's folder on the disk, where its filesystem can say so. */
+void file_sync_folder(const char *path);
 
 #endif

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "file.h"
 #include "memory.h"
 
 #define PAGE 4096u
@@ -149,18 +148,17 @@ static int save_region(const struct region *region, int fd)
 	return 0;
 }
 
-int memory_save(struct vm *vm, const char *path)
+int memory_save(struct vm *vm, const char *path, struct new_file *file)
 {
-	struct new_file file;
-	int err = file_new(&file, path);
+	int err = file_new(file, path);
 
 	if (err)
 		return err;
-	if (ftruncate(file.fd, (off_t)vm->memory_bytes))
+	if (ftruncate(file->fd, (off_t)vm->memory_bytes))
 		err = -errno;
 	for (unsigned i = 0; i < vm->regions && !err; i++)
-		err = save_region(&vm->region[i], file.fd);
-	return file_finish(&file, err);
+		err = save_region(&vm->region[i], file->fd);
+	return file_complete(file, err);
 }
 
 int memory_open(const char *path, uint64_t bytes)

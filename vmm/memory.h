@@ -5,6 +5,7 @@
 #ifndef INFILL_VMM_MEMORY_H
 #define INFILL_VMM_MEMORY_H
 
+#include "file.h"
 #include "vm.h"
 
 /* The word of --backing: memfd, hugetlb, guest-memfd; false if it is none. */
@@ -23,10 +24,10 @@ int memory_set_slot(struct vm *vm, const struct region *region);
 void memory_unmap(struct region *region);
 
 /*
- * Write all of memory to PATH (a new file beside it, fsync, rename), zero pages
- * as holes.  The VM is paused.
+ * Write all of memory to FILE, a new file for PATH, which is complete then; zero pages as
+ * holes.  The VM is paused.  0, or -errno after vmm_error(), and there is no FILE.
  */
-int memory_save(struct vm *vm, const char *path);
+int memory_save(struct vm *vm, const char *path, struct new_file *file);
 
 /* Open a memory file, which must have BYTES; an fd or -errno. */
 int memory_open(const char *path, uint64_t bytes);

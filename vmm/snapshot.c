@@ -4,6 +4,8 @@
  * its record here, and reads it.
  */
 #include <errno.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "arch.h"
 #include "memory.h"
@@ -18,6 +20,49 @@ static int collect(struct vm *vm, struct state *state)
 	return err ? err : serial_save(vm->serial, state);
 }
 
+/*
+ * Give both files their names, so that whoever is killed in between never leaves a state
+ * file beside a memory file of another time: without its state file no memory file is
+ * restored.  Each step is on the disk before the next one.
+ */
+static int place(struct new_file *memory, struct new_file *state)
+{
+	int err = unlink(state->path) && errno != ENOENT ? -errno : 0;
+
+	if (err) {
+		vmm_error(err, "%s: %m", state->path);
+	} else {
+		file_sync_folder(state->path);
+		err = file_place(memory);
+	}
+	if (err) {
+		file_drop(memory);
+		file_drop(state);
+		return err;
+	}
+	file_sync_folder(memory->path);
+	err = file_place(state);
+	file_sync_folder(state->path);
+	return err;
+}
+
+int snapshot_save(struct vm *vm, const struct state *state, const char *memory, const char *path)
+{
+	struct new_file memory_file, state_file;
+	int err;
+
+	if (!strcmp(memory, path))
+		return vmm_error(-EINVAL, "%s: for both memory and state: give two files", path);
+	err = memory_save(vm, memory, &memory_file);
+	if (err)
+		return err;
+	err = state_write(state, vm, path, &state_file);
+	if (!err)
+		return place(&memory_file, &state_file);
+	file_drop(&memory_file);
+	return err;
+}
+
 int snapshot_write(struct vm *vm, const char *memory, const char *path)
 {
 	struct state *state = state_new();
@@ -30,9 +75,7 @@ int snapshot_write(struct vm *vm, const char *memory, const char *path)
 	if (!err && vm->make_whole)
 		err = vm->make_whole(vm->make_whole_arg);
 	if (!err)
-		err = memory_save(vm, memory);
-	if (!err)
-		err = state_write(state, vm, path);
+		err = snapshot_save(vm, state, memory, path);
 	state_free(state);
 	return err;
 }

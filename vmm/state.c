@@ -30,7 +30,6 @@
 #include <xxhash.h>
 
 #include "error.h"
-#include "file.h"
 #include "state.h"
 #include "vm.h"
 
@@ -273,24 +272,24 @@ int state_read(struct state **state, const char *path)
 	return err;
 }
 
-int state_write(const struct state *state, const struct vm *vm, const char *path)
+int state_write(const struct state *state, const struct vm *vm, const char *path,
+		struct new_file *file)
 {
 	struct header h = {
 		.version = VERSION, .architecture = ARCHITECTURE,
 		.memory_bytes = vm->memory_bytes, .vcpus = vm->vcpus, .length = sizeof(h),
 		.bytes = state->bytes,
 	};
-	struct new_file file;
-	int err = file_new(&file, path);
+	int err = file_new(file, path);
 
 	if (err)
 		return err;
 	memcpy(h.magic, magic, sizeof(magic));
 	h.checksum = checksum(&h, state->records);
-	if (file_write(file.fd, &h, sizeof(h), 0) ||
-	    file_write(file.fd, state->records, state->bytes, sizeof(h)))
+	if (file_write(file->fd, &h, sizeof(h), 0) ||
+	    file_write(file->fd, state->records, state->bytes, sizeof(h)))
 		err = -errno;
-	return file_finish(&file, err);
+	return file_complete(file, err);
 }
 
 uint64_t state_memory_bytes(const struct state *state)

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "file.h"
+
 struct vm;
 
 /* In memory: what was added, or what was read from a file. */
@@ -46,11 +48,16 @@ int state_get_fixed(const struct state *state, uint32_t kind, uint32_t index, vo
 		    size_t bytes);
 
 /*
- * Write to PATH (a new file beside it, fsync, rename), or read and verify it.
- * 0, or -errno after vmm_error(): -EBADMSG: not such a file, or damaged;
+ * Write to FILE, a new file for PATH, which is complete then.  0, or -errno after
+ * vmm_error(), and there is no FILE.
+ */
+int state_write(const struct state *state, const struct vm *vm, const char *path,
+		struct new_file *file);
+
+/*
+ * Read and verify.  0, or -errno after vmm_error(): -EBADMSG: not such a file, or damaged;
  * -EPROTO: of another version or architecture.
  */
-int state_write(const struct state *state, const struct vm *vm, const char *path);
 int state_read(struct state **state, const char *path);
 
 /* Add where VM's memory lies. */

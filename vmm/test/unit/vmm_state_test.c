@@ -36,6 +36,7 @@ static const struct vm vm = {
 static uint8_t *good(size_t *length)
 {
 	struct state *state = state_new();
+	struct new_file file;
 	struct stat st;
 	uint8_t *bytes;
 	int fd;
@@ -44,7 +45,8 @@ static uint8_t *good(size_t *length)
 	assert_int_equal(state_add(state, A1, 0, "12345", 5), 0);
 	assert_int_equal(state_add(state, A1, 1, "12345678", 8), 0);
 	assert_int_equal(state_add(state, A2, 0, "", 0), 0);
-	assert_int_equal(state_write(state, &vm, scratch("good")), 0);
+	assert_int_equal(state_write(state, &vm, scratch("good"), &file), 0);
+	assert_int_equal(file_place(&file), 0);
 	state_free(state);
 	fd = open(scratch("good"), O_RDONLY | O_CLOEXEC);
 	assert_int_equal(fstat(fd, &st), 0);
@@ -228,11 +230,12 @@ static void another_layout_is_refused(void **arg)
 static void a_file_that_cannot_be_written_leaves_nothing(void **arg)
 {
 	struct state *state = state_new();
+	struct new_file file;
 
 	(void)arg;
-	assert_int_equal(state_write(state, &vm, scratch("no/such/folder")), -ENOENT);
+	assert_int_equal(state_write(state, &vm, scratch("no/such/folder"), &file), -ENOENT);
 	assert_int_equal(mkdir(scratch("taken"), 0700), 0);
-	assert_int_equal(state_write(state, &vm, scratch("taken")), -EISDIR);
+	assert_int_equal(state_write(state, &vm, scratch("taken"), &file), -EISDIR);
 	assert_int_equal(rmdir(scratch("taken")), 0);
 	state_free(state);
 }
