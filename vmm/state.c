@@ -15,8 +15,8 @@
  *       48    N  records: kind, index, bytes of data (4 each), 4 of zero, data,
  *                zeros up to a multiple of 8
  *
- * The file has no further bytes, and no kind and index is in it twice.  Every
- * change of this needs another version.  A file comes from wherever its user got
+ * The file has no further bytes, at most 1024 records, and no kind and index twice.
+ * Every change of this needs another version.  A file comes from wherever its user got
  * it: trust none of it.
  */
 #include <errno.h>
@@ -43,6 +43,8 @@
 #endif
 /* A vCPU's is some 20 KiB; nobody has a reason for more than this. */
 #define FILE_MAX (64ull << 20)
+/* 16 vCPUs have some 200; each is compared with all others. */
+#define RECORDS_MAX 1024
 
 static const char magic[8] = { 'i', 'n', 'f', 'i', 'l', 'l', 'v', 'm' };
 
@@ -62,7 +64,7 @@ struct record {
 struct state {
 	struct header header; /* of a file that was read */
 	uint8_t *records;     /* as in the file */
-	size_t bytes, capacity;
+	size_t count, bytes, capacity;
 };
 
 static size_t padded(size_t bytes)
@@ -107,8 +109,8 @@ int state_add(struct state *state, uint32_t kind, uint32_t index, const void *da
 	struct record *record;
 	int err;
 
-	if (bytes > FILE_MAX)
-		return vmm_error(-EFBIG, "state: a record of %zu bytes", bytes);
+	if (bytes > FILE_MAX || state->count == RECORDS_MAX)
+		return vmm_error(-EFBIG, "state: a record of %zu bytes is too much", bytes);
 	err = grow(state, length);
 	if (err)
 		return err;
@@ -119,6 +121,7 @@ int state_add(struct state *state, uint32_t kind, uint32_t index, const void *da
 	record->bytes = (uint32_t)bytes;
 	memcpy(record->data, data, bytes);
 	state->bytes += length;
+	state->count++;
 	return 0;
 }
 
@@ -185,7 +188,7 @@ static uint64_t checksum(const struct header *h, const uint8_t *records)
 /* ---- the file -------------------------------------------------------------------- */
 
 /* Each record is whole, has a name of its own, and is padded with zeros. */
-static int check_records(const struct state *state, const char *path)
+static int check_records(struct state *state, const char *path)
 {
 	static const uint8_t zeros[8];
 
@@ -195,6 +198,9 @@ static int check_records(const struct state *state, const char *path)
 		if (!record ||
 		    memcmp(record->data + record->bytes, zeros, padded(record->bytes) - record->bytes))
 			return vmm_error(-EBADMSG, "%s: damaged: the record at %zu", path, at);
+		if (state->count++ == RECORDS_MAX)
+			return vmm_error(-EBADMSG, "%s: damaged: more than %u records", path,
+					 RECORDS_MAX);
 		if (find(state, record->kind, record->index, at))
 			return vmm_error(-EBADMSG, "%s: damaged: two records %c%u of %u", path,
 					 record->kind >> 8 & 0x7f, record->kind & 0xff,

@@ -171,6 +171,29 @@ static void records_that_cannot_be_are_refused(void **arg)
 	free(bytes);
 }
 
+/* As each is compared with all others, a file of many small ones would take hours. */
+static void more_records_than_can_be_are_refused(void **arg)
+{
+	const size_t most = 1024, one = 16;
+	size_t length;
+	uint8_t *bytes = good(&length);
+	struct state *state = state_new();
+
+	(void)arg;
+	bytes = realloc(bytes, HEADER + (most + 1) * one);
+	memset(bytes + HEADER, 0, (most + 1) * one);
+	for (uint32_t i = 0; i <= most; i++) {
+		memcpy(bytes + HEADER + i * one + 4, &i, sizeof(i)); /* its index */
+		assert_int_equal(state_add(state, A1, i, "", 0), i < most ? 0 : -EFBIG);
+	}
+	seal(bytes, HEADER + most * one);
+	assert_int_equal(read_bytes(bytes, HEADER + most * one), 0);
+	seal(bytes, HEADER + (most + 1) * one);
+	assert_int_equal(read_bytes(bytes, HEADER + (most + 1) * one), -EBADMSG);
+	state_free(state);
+	free(bytes);
+}
+
 static void what_is_no_file_is_refused(void **arg)
 {
 	struct state *state;
@@ -262,6 +285,7 @@ int main(void)
 		cmocka_unit_test(every_flipped_bit_is_refused),
 		cmocka_unit_test(headers_that_cannot_be_are_refused),
 		cmocka_unit_test(records_that_cannot_be_are_refused),
+		cmocka_unit_test(more_records_than_can_be_are_refused),
 		cmocka_unit_test(what_is_no_file_is_refused),
 		cmocka_unit_test(what_was_written_is_read),
 		cmocka_unit_test(another_layout_is_refused),
