@@ -34,17 +34,58 @@ static int make_socket(const char *path, struct sockaddr_un *address)
 
 /* ---- the VM's end ------------------------------------------------------------------ */
 
+static bool is_socket(const char *path)
+{
+	struct stat st;
+
+	return !lstat(path, &st) && S_ISSOCK(st.st_mode);
+}
+
+/* Remove a socket that nobody listens at any more, as a VMM that was killed leaves it. */
+static int remove_left(const char *path, const struct sockaddr_un *address)
+{
+	int err, fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return vmm_error(-errno, "%s: a socket: %m", path);
+	err = connect(fd, (const struct sockaddr *)address, sizeof(*address)) ? -errno : 0;
+	close(fd);
+	if (!err || err == -EAGAIN)
+		return vmm_error(-EADDRINUSE, "%s: another process listens there", path);
+	/* A file that is no socket refuses connections, too. */
+	if (err != -ECONNREFUSED || !is_socket(path))
+		return vmm_error(-EADDRINUSE, "%s: it is there, and not a VMM's that has ended",
+				 path);
+	return unlink(path) && errno != ENOENT ? vmm_error(-errno, "%s: %m", path) : 0;
+}
+
+static int bind_to(int fd, const struct sockaddr_un *address)
+{
+	const mode_t mask = umask(0177);
+	int err = bind(fd, (const struct sockaddr *)address, sizeof(*address)) ? -errno : 0;
+
+	umask(mask);
+	return err;
+}
+
 int control_listen(const char *path)
 {
 	struct sockaddr_un address;
 	int err, fd = make_socket(path, &address);
-	mode_t mask;
 
 	if (fd < 0)
 		return fd;
-	mask = umask(0177);
-	err = bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 4) ? -errno : 0;
-	umask(mask);
+	err = bind_to(fd, &address);
+	if (err == -EADDRINUSE) {
+		err = remove_left(path, &address);
+		if (err) {
+			close(fd);
+			return err;
+		}
+		err = bind_to(fd, &address);
+	}
+	if (!err && listen(fd, 4))
+		err = -errno;
 	if (!err)
 		return fd;
 	close(fd);

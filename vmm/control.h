@@ -23,7 +23,10 @@ struct control_request {
 	char memory[PATH_MAX], state[PATH_MAX];
 };
 
-/* Listen at PATH, for this user only; the fd, or -errno after vmm_error(). */
+/*
+ * Listen at PATH, for this user only; the fd, or -errno after vmm_error().  A socket that
+ * is there already is taken over if nobody listens at it.
+ */
 int control_listen(const char *path);
 
 /* Close FD and remove PATH. */
