@@ -3,18 +3,22 @@
  * serial.c: the 16550A of serial.h.  The names of registers and bits are the
  * kernel's, from <linux/serial_reg.h>.
  *
- * What is sent is written at once, so the transmitter is always empty.  What is
- * received waits in a FIFO of 16 bytes; a thread reads more only when there is
- * room, so none is lost.  Every received byte interrupts: the FIFO's trigger
- * level is kept for the guest to read, and not waited for.
+ * What is sent is written at once, so the transmitter is always empty.  When nobody
+ * takes the output the vCPU waits, as for a slow line; a pause does not, and what is not
+ * written then is part of the state.  What is received waits in a FIFO of 16 bytes; a
+ * thread reads more only when there is room, so none is lost.  Every received byte
+ * interrupts: the FIFO's trigger level is kept for the guest to read, and not waited for.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/serial_reg.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "arch.h"
@@ -22,6 +26,8 @@
 #include "serial.h"
 
 #define FIFO 16u
+/* One exit of a vCPU writes a page at most (REP OUTS), which may find the console held. */
+#define UNSENT_MAX (VCPUS_MAX * 4096u)
 
 /* All that a restored guest needs; part of the state file. */
 struct serial_state {
@@ -33,15 +39,27 @@ struct serial_state {
 	uint8_t fifo[FIFO];
 };
 
+/* How nobody waits for the output's reader, whoever else may have the same fd. */
+enum how {
+	BY_WRITE, /* a file, or a pipe or terminal that was opened anew, not to wait */
+	BY_SEND,  /* a socket */
+	BY_BYTE,  /* what cannot be opened anew: when there is room, and then for one */
+};
+
 struct serial {
 	struct vm *vm;
 	int input, output;
+	enum how how;
+	bool own_output;      /* to be closed */
 	pthread_t thread;
 	bool started;
-	int wake;             /* eventfd: `hold`, `stop` or the FIFO's room changed */
+	int wake;             /* eventfd: `hold`, `stop`, `unsent`, or the FIFO's room changed */
+	int held;             /* eventfd, readable while `hold` */
 	pthread_mutex_t lock; /* the rest */
 	bool hold, stop;
 	struct serial_state s;
+	size_t unsent;        /* bytes that the guest sent and nobody took yet */
+	uint8_t waiting[UNSENT_MAX];
 };
 
 static void wake(struct serial *serial)
@@ -105,14 +123,51 @@ static uint8_t modem_status(const struct serial_state *s)
 	return status;
 }
 
-static void send(struct serial *serial, uint8_t byte)
+/* Write some of what waits, without waiting. */
+static ssize_t write_some(const struct serial *serial)
+{
+	struct pollfd fd = { .fd = serial->output, .events = POLLOUT };
+
+	switch (serial->how) {
+	case BY_WRITE:
+		return write(serial->output, serial->waiting, serial->unsent);
+	case BY_SEND:
+		return send(serial->output, serial->waiting, serial->unsent,
+			    MSG_DONTWAIT | MSG_NOSIGNAL);
+	case BY_BYTE:
+		if (poll(&fd, 1, 0) > 0)
+			return write(serial->output, serial->waiting, 1);
+		break;
+	}
+	errno = EAGAIN;
+	return -1;
+}
+
+/* Write what waits, as much as is taken at once. */
+static void flush(struct serial *serial)
+{
+	while (serial->unsent) {
+		ssize_t n = write_some(serial);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		/* The guest goes on without a reader, as with a cable that is not plugged in. */
+		if (n < 0)
+			n = (ssize_t)serial->unsent;
+		serial->unsent -= (size_t)n;
+		memmove(serial->waiting, serial->waiting + n, serial->unsent);
+	}
+}
+
+static void transmit(struct serial *serial, uint8_t byte)
 {
 	if (serial->s.mcr & UART_MCR_LOOP) {
 		put(&serial->s, byte);
-	} else {
-		/* The guest goes on without a reader, as with a cable that is not plugged in. */
-		while (write(serial->output, &byte, 1) < 0 && errno == EINTR)
-			;
+	} else if (serial->unsent < UNSENT_MAX) {
+		serial->waiting[serial->unsent++] = byte;
+		flush(serial);
 	}
 	serial->s.sent = 1;
 }
@@ -179,7 +234,7 @@ static void write_register(struct serial *serial, unsigned reg, uint8_t value)
 		if (divisor)
 			s->dll = value;
 		else
-			send(serial, value);
+			transmit(serial, value);
 		break;
 	case UART_IER:
 		if (divisor)
@@ -202,6 +257,22 @@ static void write_register(struct serial *serial, unsigned reg, uint8_t value)
 	}
 }
 
+/* Until what was sent is written, or the VM is to pause or to end.  Others get the lock meanwhile. */
+static void wait_for_reader(struct serial *serial)
+{
+	struct pollfd fds[2] = {
+		{ .fd = serial->held, .events = POLLIN },
+		{ .fd = serial->output, .events = POLLOUT },
+	};
+
+	while (serial->unsent && !serial->hold) {
+		pthread_mutex_unlock(&serial->lock);
+		poll(fds, 2, -1);
+		pthread_mutex_lock(&serial->lock);
+		flush(serial);
+	}
+}
+
 uint8_t serial_read(struct serial *serial, unsigned reg)
 {
 	uint8_t value;
@@ -218,21 +289,32 @@ void serial_write(struct serial *serial, unsigned reg, uint8_t value)
 	pthread_mutex_lock(&serial->lock);
 	write_register(serial, reg, value);
 	update_line(serial);
+	wait_for_reader(serial);
 	pthread_mutex_unlock(&serial->lock);
 }
 
 /* ---- input ------------------------------------------------------------------------ */
 
-/* How many bytes the guest can take now; 0 while it is held or nothing fits. */
-static unsigned room(struct serial *serial, bool *stop)
+/* What to wait for now, -1 for nothing: input that the guest has room for, room for its output. */
+static bool choose(struct serial *serial, int *input, int *output)
 {
-	unsigned bytes;
+	bool stop;
 
 	pthread_mutex_lock(&serial->lock);
-	*stop = serial->stop;
-	bytes = serial->hold ? 0 : FIFO - serial->s.received;
+	stop = serial->stop;
+	*input = !serial->hold && serial->s.received < FIFO ? serial->input : -1;
+	*output = !serial->hold && serial->unsent ? serial->output : -1;
 	pthread_mutex_unlock(&serial->lock);
-	return bytes;
+	return !stop;
+}
+
+/* What a pause left, or an earlier process: the guest may send nothing more for long. */
+static void send_rest(struct serial *serial)
+{
+	pthread_mutex_lock(&serial->lock);
+	if (!serial->hold)
+		flush(serial);
+	pthread_mutex_unlock(&serial->lock);
 }
 
 /* Read what is there, unless that has changed meanwhile.  False at the end of the input. */
@@ -256,29 +338,54 @@ static bool receive(struct serial *serial)
 	return n > 0;
 }
 
-static void *input_thread(void *arg)
+static void *console_thread(void *arg)
 {
 	struct serial *serial = arg;
-	struct pollfd fds[2] = {
+	struct pollfd fds[3] = {
 		{ .fd = serial->wake, .events = POLLIN },
-		{ .fd = serial->input, .events = POLLIN },
+		{ .events = POLLIN },
+		{ .events = POLLOUT },
 	};
 	uint64_t drained;
-	bool stop = false;
 
-	while (!stop) {
-		fds[1].fd = room(serial, &stop) ? serial->input : -1;
-		if (stop || poll(fds, 2, -1) < 0)
+	while (choose(serial, &fds[1].fd, &fds[2].fd)) {
+		if (poll(fds, 3, -1) < 0)
 			continue;
 		if (fds[0].revents && read(serial->wake, &drained, sizeof(drained)) < 0)
 			continue;
 		if (fds[1].revents && !receive(serial))
 			serial->input = -1;
+		if (fds[2].revents)
+			send_rest(serial);
 	}
 	return NULL;
 }
 
 /* ---- life ------------------------------------------------------------------------- */
+
+/*
+ * O_NONBLOCK belongs to the open file, which other processes have too: a shell its terminal.
+ * So a pipe or a terminal is opened once more.
+ */
+static void set_output(struct serial *serial, int output)
+{
+	struct stat st = { 0 };
+	char path[32];
+	int own;
+
+	serial->output = output;
+	if (fstat(output, &st) || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode))) {
+		serial->how = S_ISSOCK(st.st_mode) ? BY_SEND : BY_WRITE;
+		return;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", output);
+	own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	serial->how = own < 0 ? BY_BYTE : BY_WRITE;
+	if (own < 0)
+		return;
+	serial->output = own;
+	serial->own_output = true;
+}
 
 int serial_new(struct serial **serial, struct vm *vm, int output)
 {
@@ -287,11 +394,12 @@ int serial_new(struct serial **serial, struct vm *vm, int output)
 	if (!s)
 		return vmm_error(-ENOMEM, "console: %m");
 	s->vm = vm;
-	s->output = output;
+	set_output(s, output);
 	s->wake = eventfd(0, EFD_CLOEXEC);
+	s->held = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&s->lock, NULL);
 	*serial = s;
-	return s->wake < 0 ? vmm_error(-errno, "console: %m") : 0;
+	return s->wake < 0 || s->held < 0 ? vmm_error(-errno, "console: %m") : 0;
 }
 
 int serial_start(struct serial *serial, int input)
@@ -299,7 +407,7 @@ int serial_start(struct serial *serial, int input)
 	int err;
 
 	serial->input = input;
-	err = pthread_create(&serial->thread, NULL, input_thread, serial);
+	err = pthread_create(&serial->thread, NULL, console_thread, serial);
 	serial->started = !err;
 	return err ? vmm_error(-err, "console: its thread: %m") : 0;
 }
@@ -316,25 +424,41 @@ void serial_free(struct serial *serial)
 		pthread_join(serial->thread, NULL);
 	if (serial->wake >= 0)
 		close(serial->wake);
+	if (serial->held >= 0)
+		close(serial->held);
+	if (serial->own_output)
+		close(serial->output);
 	free(serial);
 }
 
 void serial_hold(struct serial *serial, bool hold)
 {
+	uint64_t count = 1;
+
 	pthread_mutex_lock(&serial->lock);
 	serial->hold = hold;
+	if (hold)
+		(void)!write(serial->held, &count, sizeof(count));
+	else
+		(void)!read(serial->held, &count, sizeof(count));
 	pthread_mutex_unlock(&serial->lock);
 	wake(serial);
 }
 
 int serial_save(struct serial *serial, struct state *state)
 {
-	return state_add(state, STATE_SERIAL, 0, &serial->s, sizeof(serial->s));
+	int err = state_add(state, STATE_SERIAL, 0, &serial->s, sizeof(serial->s));
+
+	if (err || !serial->unsent)
+		return err;
+	return state_add(state, STATE_SERIAL_UNSENT, 0, serial->waiting, serial->unsent);
 }
 
 int serial_load(struct serial *serial, const struct state *state)
 {
 	struct serial_state s;
+	const void *unsent;
+	size_t bytes = 0;
 	int err = state_get_fixed(state, STATE_SERIAL, 0, &s, sizeof(s));
 
 	if (err)
@@ -342,7 +466,13 @@ int serial_load(struct serial *serial, const struct state *state)
 	if (s.received > FIFO)
 		return vmm_error(-EBADMSG, "state: the console has %u bytes of %u", s.received,
 				 FIFO);
+	unsent = state_get(state, STATE_SERIAL_UNSENT, 0, &bytes);
+	if (unsent && bytes > UNSENT_MAX)
+		return vmm_error(-EBADMSG, "state: the console has %zu bytes to send", bytes);
 	serial->s = s;
+	serial->unsent = unsent ? bytes : 0;
+	if (unsent)
+		memcpy(serial->waiting, unsent, bytes);
 	arch_serial_irq(serial->vm, s.level);
 	return 0;
 }

@@ -20,10 +20,16 @@ struct vm;
 #define SERIAL_REGISTERS 8
 #define SERIAL_CLOCK_HZ 1843200
 
-/* OUTPUT gets what the guest sends.  *SERIAL is freed by serial_free(). */
+/*
+ * OUTPUT gets what the guest sends; if nobody takes it the guest waits, and a pause need
+ * not.  *SERIAL is freed by serial_free().
+ */
 int serial_new(struct serial **serial, struct vm *vm, int output);
 
-/* Start to feed the guest what INPUT has, until its end; once, when the VM runs. */
+/*
+ * Start to feed the guest what INPUT has, until its end, and to write what an earlier pause
+ * left; once, when the VM runs.
+ */
 int serial_start(struct serial *serial, int input);
 
 /* Stop the thread of serial_start() and free; NULL is ignored. */
@@ -34,8 +40,9 @@ uint8_t serial_read(struct serial *serial, unsigned reg);
 void serial_write(struct serial *serial, unsigned reg, uint8_t value);
 
 /*
- * Hold back input while the VM is paused, so that nothing in the guest changes,
- * and go on.  vm_pause() and vm_resume() call these.
+ * Hold back input while the VM is paused, so that nothing in the guest changes, and go on.
+ * No vCPU waits for the output's reader meanwhile: what it sent is kept.  vm_pause() and
+ * vm_resume() call these, and vm_stop() so that all vCPUs end.
  */
 void serial_hold(struct serial *serial, bool hold);
 

@@ -27,6 +27,7 @@ struct state;
  */
 #define STATE_LAYOUT ('V' << 8 | 1) /* struct state_region for each region */
 #define STATE_SERIAL ('V' << 8 | 2)
+#define STATE_SERIAL_UNSENT ('V' << 8 | 3) /* bytes that nobody took yet; may be missing */
 
 struct state_region {
 	uint64_t gpa, bytes, offset;

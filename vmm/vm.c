@@ -149,6 +149,8 @@ void vm_end(struct vm *vm, enum next end)
 void vm_stop(struct vm *vm)
 {
 	vm_end(vm, NEXT_STOP);
+	if (vm->serial)
+		serial_hold(vm->serial, true);
 	vcpus_stop(vm);
 	serial_free(vm->serial);
 	vm->serial = NULL;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmm_state_test.c: state files of infill-vmm, good and damaged, and what a restored
- * console may say.
+ * vmm_state_test.c: state files of infill-vmm, good and damaged.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +16,6 @@
 
 #include "error.h"
 #include "scratch.h"
-#include "serial.h"
 #include "state.h"
 #include "vm.h"
 
@@ -263,21 +261,6 @@ static void a_file_that_cannot_be_written_leaves_nothing(void **arg)
 	state_free(state);
 }
 
-static void a_console_with_more_than_it_holds_is_refused(void **arg)
-{
-	const uint8_t record[32] = { [8] = 17 }; /* bytes that were received */
-	struct state *state = state_new();
-	struct serial *serial;
-
-	(void)arg;
-	assert_int_equal(serial_new(&serial, NULL, -1), 0);
-	assert_int_equal(serial_load(serial, state), -EBADMSG);
-	assert_int_equal(state_add(state, STATE_SERIAL, 0, record, sizeof(record)), 0);
-	assert_int_equal(serial_load(serial, state), -EBADMSG);
-	serial_free(serial);
-	state_free(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -290,7 +273,6 @@ int main(void)
 		cmocka_unit_test(what_was_written_is_read),
 		cmocka_unit_test(another_layout_is_refused),
 		cmocka_unit_test(a_file_that_cannot_be_written_leaves_nothing),
-		cmocka_unit_test(a_console_with_more_than_it_holds_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
