@@ -13,6 +13,28 @@
 #include "error.h"
 #include "file.h"
 
+int file_open(const char *path, uint64_t *bytes)
+{
+	/* Not to wait for a FIFO's writer. */
+	int err, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st = { 0 };
+
+	if (fd < 0)
+		return vmm_error(-errno, "%s: %m", path);
+	/* Whoever reads a real file does not want the flag. */
+	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0))
+		err = vmm_error(-errno, "%s: %m", path);
+	else if (!S_ISREG(st.st_mode))
+		err = vmm_error(-EINVAL, "%s: not a regular file", path);
+	else
+		err = 0;
+	*bytes = (uint64_t)st.st_size;
+	if (!err)
+		return fd;
+	close(fd);
+	return err;
+}
+
 int file_read(int fd, void *data, uint64_t length, uint64_t offset)
 {
 	char *at = data;

@@ -9,6 +9,9 @@
 #include <limits.h>
 #include <stdint.h>
 
+/* Open the regular file PATH to read it, and have its size; the fd, or -errno after vmm_error(). */
+int file_open(const char *path, uint64_t *bytes);
+
 /* All of LENGTH at OFFSET.  0, or -1 with errno; the end of the file is EIO. */
 int file_read(int fd, void *data, uint64_t length, uint64_t offset);
 int file_write(int fd, const void *data, uint64_t length, uint64_t offset);

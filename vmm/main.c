@@ -142,8 +142,6 @@ static int run_vm(const struct vm_options *options, const struct boot *boot, con
 	struct vm vm;
 	int status = FAILED;
 
-	if (monitor_init())
-		return FAILED;
 	if (!vm_create(&vm, options) && !arch_boot(&vm, boot))
 		status = monitor_run(&vm, control);
 	vm_stop(&vm);

@@ -4,12 +4,10 @@
  * another backing add a word to `words` and a case to make_fd().
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/memfd.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "error.h"
@@ -163,21 +161,14 @@ int memory_save(struct vm *vm, const char *path, struct new_file *file)
 
 int memory_open(const char *path, uint64_t bytes)
 {
-	/* Not to wait for a FIFO's writer; whoever reads a real file does not want the flag. */
-	int err, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	struct stat st;
+	uint64_t found;
+	int fd = file_open(path, &found);
 
-	if (fd < 0)
-		return vmm_error(-errno, "%s: %m", path);
-	if (fstat(fd, &st) || fcntl(fd, F_SETFL, 0))
-		err = vmm_error(-errno, "%s: %m", path);
-	else if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != bytes)
-		err = vmm_error(-EINVAL, "%s: not the memory file of the state: not of %llu bytes",
-				path, (unsigned long long)bytes);
-	else
+	if (fd < 0 || found == bytes)
 		return fd;
 	close(fd);
-	return err;
+	return vmm_error(-EINVAL, "%s: not the memory file of the state: not of %llu bytes", path,
+			 (unsigned long long)bytes);
 }
 
 int memory_load(const struct region *region, int fd, const char *path)

@@ -19,11 +19,11 @@
 #include "stat.h"
 #include "terminal.h"
 
-static int signal_fd = -1;
-
-int monitor_init(void)
+/* An fd that says when the VMM shall end; threads that are started later let this one hear it. */
+static int catch_signals(void)
 {
 	sigset_t set;
+	int fd;
 
 	signal(SIGPIPE, SIG_IGN); /* a console that nobody reads is no reason to end */
 	sigemptyset(&set);
@@ -31,8 +31,8 @@ int monitor_init(void)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return signal_fd < 0 ? vmm_error(-errno, "signalfd: %m") : 0;
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return fd < 0 ? vmm_error(-errno, "signalfd: %m") : fd;
 }
 
 static enum next state_of(struct vm *vm)
@@ -79,7 +79,7 @@ static void serve(struct vm *vm, struct control_request *request)
 		save(vm, request);
 }
 
-static int wait_for_end(struct vm *vm, int control_fd)
+static int wait_for_end(struct vm *vm, int signal_fd, int control_fd)
 {
 	struct pollfd fds[] = {
 		{ .fd = vm->end_fd, .events = POLLIN },
@@ -108,16 +108,19 @@ static int status_of(enum next end)
 
 int monitor_run(struct vm *vm, const char *control)
 {
-	int control_fd = control ? control_listen(control) : -1;
-	int err = control && control_fd < 0 ? control_fd : 0;
+	int signal_fd = catch_signals();
+	int control_fd = signal_fd >= 0 && control ? control_listen(control) : -1;
+	int err = signal_fd < 0 ? signal_fd : control && control_fd < 0 ? control_fd : 0;
 
 	if (!err) {
 		terminal_set();
 		err = vm_start(vm);
 	}
 	if (!err)
-		err = wait_for_end(vm, control_fd);
+		err = wait_for_end(vm, signal_fd, control_fd);
 	terminal_restore();
 	control_close(control_fd, control);
+	if (signal_fd >= 0)
+		close(signal_fd);
 	return err ? 1 : status_of(state_of(vm));
 }

@@ -7,13 +7,13 @@
 
 #include "vm.h"
 
-/* Before any thread is started: signals that end the VMM reach monitor_run() only. */
-int monitor_init(void);
-
 /*
  * Run VM until the guest powers off or resets, it fails, a snapshot was taken, or a
  * signal asks for its end.  CONTROL: path of the control socket, or NULL.  The exit
  * status: 0 after a power-off or a snapshot, else 1.
+ *
+ * Until this is called such a signal ends the process at once, as it does any other: what
+ * comes before may take long, and must leave nothing that has to be undone.
  */
 int monitor_run(struct vm *vm, const char *control);
 

@@ -59,7 +59,7 @@ int restore(const struct restore_options *options)
 	struct state *state;
 	int status = 1;
 
-	if (monitor_init() || state_read(&state, options->state))
+	if (state_read(&state, options->state))
 		return 1;
 	engine.fd = engine.options.pager ? -1 :
 		    memory_open(engine.options.memory, state_memory_bytes(state));

@@ -9,9 +9,7 @@
  *	the Image and room for its bss | free | initrd | device tree, 2 MiB
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../arch.h"
@@ -69,24 +67,15 @@ struct file {
 	uint64_t bytes;
 };
 
-static int file_open(struct file *file, const char *path)
+static int open_file(struct file *file, const char *path)
 {
-	struct stat status;
-
 	file->path = path;
-	file->fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (file->fd < 0)
-		return vmm_error(-errno, "%s: %m", path);
-	if (fstat(file->fd, &status) || !S_ISREG(status.st_mode)) {
-		close(file->fd);
-		return vmm_error(-EINVAL, "%s: not a regular file", path);
-	}
-	file->bytes = (uint64_t)status.st_size;
-	return 0;
+	file->fd = file_open(path, &file->bytes);
+	return file->fd < 0 ? file->fd : 0;
 }
 
 /* Read all of it into the guest at GPA. */
-static int file_load(struct vm *vm, const struct file *file, uint64_t gpa)
+static int load_file(struct vm *vm, const struct file *file, uint64_t gpa)
 {
 	void *at = vm_memory(vm, gpa, file->bytes);
 
@@ -133,13 +122,13 @@ static int place_kernel(struct vm *vm, const struct file *file, struct plan *pla
 	if (header.image_bytes > plan->end - plan->entry)
 		return no_room(file->path);
 	plan->kernel_end = plan->entry + header.image_bytes;
-	return file_load(vm, file, plan->entry);
+	return load_file(vm, file, plan->entry);
 }
 
 static int load_kernel(struct vm *vm, const char *path, struct plan *plan)
 {
 	struct file file;
-	int code = file_open(&file, path);
+	int code = open_file(&file, path);
 
 	if (code)
 		return code;
@@ -151,7 +140,7 @@ static int load_kernel(struct vm *vm, const char *path, struct plan *plan)
 static int load_initrd(struct vm *vm, const char *path, struct plan *plan)
 {
 	struct file file;
-	int code = file_open(&file, path);
+	int code = open_file(&file, path);
 
 	if (code)
 		return code;
@@ -161,7 +150,7 @@ static int load_initrd(struct vm *vm, const char *path, struct plan *plan)
 		plan->initrd = (plan->end - file.bytes) & ~(PAGE - 1);
 		plan->initrd_bytes = file.bytes;
 		code = plan->initrd < plan->kernel_end ? no_room(path) :
-							 file_load(vm, &file, plan->initrd);
+							 load_file(vm, &file, plan->initrd);
 	}
 	close(file.fd);
 	return code;

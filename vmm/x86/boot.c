@@ -8,11 +8,9 @@
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "arch.h"
@@ -46,14 +44,9 @@ struct kernel {
 
 static int source_open(struct source *source, const char *path)
 {
-	struct stat st;
-
 	source->path = path;
-	source->fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (source->fd < 0 || fstat(source->fd, &st))
-		return vmm_error(-errno, "%s: %m", path);
-	source->bytes = (uint64_t)st.st_size;
-	return 0;
+	source->fd = file_open(path, &source->bytes);
+	return source->fd < 0 ? source->fd : 0;
 }
 
 static void source_close(struct source *source)
