@@ -9,7 +9,9 @@
  */
 #include <errno.h>
 #include <infill.h>
+#include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "arch.h"
 #include "engine.h"
@@ -17,13 +19,32 @@
 #include "kvm_api.h"
 #include "memory.h"
 
+/* So much is touched at once; a multiple of every page's size. */
+#define TOUCH_BYTES (2u << 20)
+
 struct pager {
 	struct infill_image *image;
 	struct infill_memory *memory;
 	struct infill_pool *pool;
 	struct infill_session *session;
 	struct infill_vcpu *vcpu[VCPUS_MAX]; /* userfault */
+	pthread_t toucher;                   /* uffd */
+	bool touching;                       /* it is to be joined */
+	pthread_mutex_t lock;                /* the rest */
+	pthread_cond_t changed;
+	int error;      /* the session's; 0: it goes on */
+	bool touched;   /* all that could be */
+	int touch_error;
 };
+
+/* The session can serve nobody any more: whoever waits for a page does so for ever. */
+static void note_failure(struct pager *pager, int error)
+{
+	pthread_mutex_lock(&pager->lock);
+	pager->error = error;
+	pthread_cond_broadcast(&pager->changed);
+	pthread_mutex_unlock(&pager->lock);
+}
 
 /* On a thread of libinfill, or a vCPU's. */
 static void on_event(struct infill_session *session, const struct infill_event *event, void *arg)
@@ -38,8 +59,8 @@ static void on_event(struct infill_session *session, const struct infill_event *
 		vmm_error(event->error, "pager: %s", event->text);
 		break;
 	case INFILL_EVENT_ERROR:
-		/* The vCPUs would wait for ever. */
 		vmm_error(event->error, "pager: %s", event->text);
+		note_failure(engine->own, event->error);
 		vm_end(engine->vm, NEXT_FAIL);
 		break;
 	}
@@ -169,6 +190,8 @@ static int pager_start(struct engine *engine, bool userfault)
 
 	if (!pager)
 		return vmm_error(-ENOMEM, "pager: %m");
+	pthread_mutex_init(&pager->lock, NULL);
+	pthread_cond_init(&pager->changed, NULL);
 	engine->own = pager;
 	err = infill_memory_new(&pager->memory);
 	if (!err)
@@ -192,6 +215,10 @@ static void pager_stop(struct engine *engine)
 	for (unsigned i = 0; i < VCPUS_MAX; i++)
 		infill_vcpu_free(pager->vcpu[i]);
 	infill_session_stop(pager->session);
+	/* Now it waits for no page any more. */
+	note_failure(pager, -ECANCELED);
+	if (pager->touching)
+		pthread_join(pager->toucher, NULL);
 	infill_pool_free(pager->pool);
 	infill_memory_free(pager->memory);
 	infill_image_close(pager->image);
@@ -201,8 +228,79 @@ static void pager_stop(struct engine *engine)
 
 /* ---- uffd ------------------------------------------------------------------------- */
 
+/* False once the session has failed: what is missing stays so. */
+static bool goes_on(struct pager *pager)
+{
+	bool good;
+
+	pthread_mutex_lock(&pager->lock);
+	good = !pager->error;
+	pthread_mutex_unlock(&pager->lock);
+	return good;
+}
+
+static int touch(struct pager *pager, const struct region *region)
+{
+	uint64_t bytes;
+
+	for (uint64_t at = 0; at < region->bytes && goes_on(pager); at += bytes) {
+		bytes = region->bytes - at < TOUCH_BYTES ? region->bytes - at : TOUCH_BYTES;
+		/* Unlike a read it does not raise SIGBUS for a page that the image cannot give. */
+		if (madvise(region->hva + at, bytes, MADV_POPULATE_READ))
+			return -errno;
+	}
+	return 0;
+}
+
+static void *touch_all(void *arg)
+{
+	const struct engine *engine = arg;
+	struct pager *pager = engine->own;
+	int err = 0;
+
+	for (unsigned i = 0; i < engine->vm->regions && !err; i++)
+		err = touch(pager, &engine->vm->region[i]);
+	pthread_mutex_lock(&pager->lock);
+	pager->touched = true;
+	pager->touch_error = err;
+	pthread_cond_broadcast(&pager->changed);
+	pthread_mutex_unlock(&pager->lock);
+	return NULL;
+}
+
+/*
+ * Who reads a page that is missing waits for the pager, and for ever when the session
+ * fails meanwhile.  That shall be a thread of which nothing else depends: it is joined
+ * when the session has been stopped.
+ */
+static int wait_for_all(void *arg)
+{
+	struct engine *engine = arg;
+	struct pager *pager = engine->own;
+	int err, failed;
+
+	pager->touched = false;
+	err = pager->touching ? EBUSY : pthread_create(&pager->toucher, NULL, touch_all, engine);
+	if (err)
+		return vmm_error(-err, "pager: its thread: %m");
+	pager->touching = true;
+	pthread_mutex_lock(&pager->lock);
+	while (!pager->touched && !pager->error)
+		pthread_cond_wait(&pager->changed, &pager->lock);
+	failed = pager->error;
+	pthread_mutex_unlock(&pager->lock);
+	if (failed)
+		return vmm_error(failed, "pager: it failed before all of memory was there: %m");
+	pthread_join(pager->toucher, NULL);
+	pager->touching = false;
+	err = pager->touch_error;
+	return err ? vmm_error(err, "pager: memory that cannot be read: %m") : 0;
+}
+
 static int uffd_start(struct engine *engine)
 {
+	engine->vm->make_whole = wait_for_all;
+	engine->vm->make_whole_arg = engine;
 	return pager_start(engine, false);
 }
 

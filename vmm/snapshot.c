@@ -70,10 +70,10 @@ int snapshot_write(struct vm *vm, const char *memory, const char *path)
 
 	if (!state)
 		return vmm_error(-ENOMEM, "state: %m");
-	/* Before memory: KVM may write to the guest's when it is asked for state. */
-	err = collect(vm, state);
-	if (!err && vm->make_whole)
-		err = vm->make_whole(vm->make_whole_arg);
+	err = vm->make_whole ? vm->make_whole(vm->make_whole_arg) : 0;
+	/* Between the two: KVM may write to guest memory when it is asked for state. */
+	if (!err)
+		err = collect(vm, state);
 	if (!err)
 		err = snapshot_save(vm, state, memory, path);
 	state_free(state);
