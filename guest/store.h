@@ -44,4 +44,15 @@ int store_work(struct store *store, uint64_t *sum, struct store_bad *bad);
 /* Check all records in the order of their pages. Return as store_work() does. */
 int store_check(const struct store *store, uint64_t *sum, struct store_bad *bad);
 
+/*
+ * Check the share of @part when @parts share all records: each has groups of a few pages all over
+ * the store, so that those who check at once do so in neighbouring pages. Return 0, or -1 and the
+ * first wrong byte of this share in @bad.
+ */
+int store_check_part(const struct store *store, uint32_t part, uint32_t parts,
+		     struct store_bad *bad);
+
+/* What store_check() has in @sum, of records that were checked. */
+uint64_t store_sum(const struct store *store);
+
 #endif

@@ -157,24 +157,31 @@ def test_mapped(context):
             ask_all(guest, context.snapshot)
 
 
-def test_wrong_byte(context):
-    """one wrong byte in the image is found by the guest, with its page and offset"""
-    with context.work_copy() as memory:
-        at = find_record(memory, 777)
+def find_wrong_byte(snapshot, page, offset):
+    """Restore with one wrong byte in a record: the guest names it."""
+    with vm.WorkDirectory() as work:
+        memory = work.file("memory")
+        snapshots.copy(snapshot.memory, memory)
+        at = find_record(memory, page) + offset
         with open(memory, "r+b") as file:
-            file.seek(at + 1234)
+            file.seek(at)
             byte = file.read(1)[0]
-            file.seek(at + 1234)
+            file.seek(at)
             file.write(bytes([byte ^ 0x10]))
-        with vm.Vm(memory, incoming=True) as guest:
-            guest.restore(context.snapshot.state)
+        with vm.Vm(memory, incoming=True, cpus=snapshot.cpus) as guest:
+            guest.restore(snapshot.state)
             guest.serial.send(b"check\n")
             try:
                 guest.expect("all ok", 60)
             except vm.Failure as failure:
-                tap.true(str(failure) == "guest: BAD page 777 offset 1234", str(failure))
+                tap.true(str(failure) == f"guest: BAD page {page} offset {offset}", str(failure))
                 return
     raise AssertionError("the guest says that all is right")
+
+
+def test_wrong_byte(context):
+    """one wrong byte in the image is found by the guest, with its page and offset"""
+    find_wrong_byte(context.snapshot, 777, 1234)
 
 
 def test_zero_page(context):
@@ -281,6 +288,13 @@ def test_cpus(context):
     with attached(context, snapshot=snapshot) as guest:
         ask_all(guest, snapshot)
         quit_cleanly(guest)
+
+
+def test_cpus_wrong_byte(context):
+    """each of two vCPUs finds a wrong byte in its share of the data"""
+    snapshot = snapshots.Snapshot(cpus=2, directory=context.work.file("snapshot2")).ensure()
+    for page in (12345, 12349):
+        find_wrong_byte(snapshot, page, 2222)
 
 
 def test_worker_killed(context):
