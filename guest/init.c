@@ -5,11 +5,16 @@
  * Lines read:
  *	go			answer a request: follow a chain through a quarter of the store
  *	check			check all of it, on all CPUs at once
+ *	arm			have a timer armed on each CPU, and leave it
+ *	clock			wait for those, and then for a short one on each CPU
  * Lines printed:
  *	filled RECORDS
  *	work N ok SUM NS	request N is answered; NS is what it took by the guest's clock
  *	all ok SUM NS		every record was checked
  *	BAD page P offset O	a byte is not what was stored there
+ *	armed CPUS
+ *	clock ok CPUS NS	all timers fired; NS is CLOCK_MONOTONIC behind them
+ *	BAD clock of CPU N...	a CPU's clock does not agree with that of the first thread
  * snapshot.py, vm.py and lab/programs read these lines: change both sides together.
  */
 #include <errno.h>
@@ -26,6 +31,9 @@
 
 #include "cpus.h"
 #include "store.h"
+
+#define NAP_NS	20000000u	/* of `clock` */
+#define ARM_NS	500000000u	/* of `arm`: long enough to be saved meanwhile */
 
 static unsigned int cpus;
 
@@ -151,6 +159,56 @@ static void check(const struct store *store)
 		printf("all ok %016" PRIx64 " %" PRIu64 "\n", sum, now() - start);
 }
 
+/* What each CPU's clock says when it has slept. */
+struct naps {
+	uint32_t ns;
+	uint64_t over[CPUS_MAX];
+};
+
+static void nap(unsigned int number, void *arg)
+{
+	struct naps *naps = arg;
+	const struct timespec time = { .tv_nsec = naps->ns };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+	naps->over[number] = now();
+}
+
+static struct cpus_run armed;
+
+static void arm(void)
+{
+	static struct naps naps = { .ns = ARM_NS };
+
+	cpus_wait(&armed);
+	start_all(&armed, nap, &naps);
+	printf("armed %u\n", cpus);
+}
+
+/*
+ * What `arm` left is waited for first: a timer that is armed on a CPU may have the hardware fire
+ * for one that was forgotten.
+ */
+static void show_clock(void)
+{
+	struct naps naps = { .ns = NAP_NS };
+	struct cpus_run run = { 0 };
+	uint64_t before, after;
+
+	cpus_wait(&armed);
+	before = now();
+	start_all(&run, nap, &naps);
+	cpus_wait(&run);
+	after = now();
+	for (unsigned int n = 0; n < cpus; n++)
+		if (naps.over[n] < before + NAP_NS || naps.over[n] > after) {
+			printf("BAD clock of CPU %u: %" PRIu64 " is not in %" PRIu64 " + %u to %" PRIu64
+			       "\n", n, naps.over[n], before, NAP_NS, after);
+			return;
+		}
+	printf("clock ok %u %" PRIu64 "\n", cpus, after);
+}
+
 int main(void)
 {
 	struct store *store;
@@ -168,6 +226,10 @@ int main(void)
 			answer(store, request++);
 		else if (strcmp(line, "check\n") == 0)
 			check(store);
+		else if (strcmp(line, "arm\n") == 0)
+			arm();
+		else if (strcmp(line, "clock\n") == 0)
+			show_clock();
 		else
 			printf("unknown %s", line);
 	}

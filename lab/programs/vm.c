@@ -2,8 +2,8 @@
 /*
  * Runs a Linux guest in infill-vmm, through pipes, and prints TAP: the guest fills a
  * store and checks it (guest/init.c), is snapshotted, restored by every engine with
- * every kind of memory, and each time checks its data, works on it, sees its clock go
- * on, and powers off.
+ * every kind of memory, and each time has its timers fire and its clock go on, checks
+ * its data, on all CPUs at once, works on it, and powers off.
  *
  *	vm [-c CPUS] [-r RUNS]
  *		CPUS vCPUs: 1 and 4 when it is not said.  RUNS: only restores whose number
@@ -22,6 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "guest.h"
 #include "pager.h"
 
@@ -82,6 +83,8 @@ static bool ok(bool good, const char *format, ...)
 /* What the guest answers before it is saved must be what it answers after. */
 struct answers {
 	uint64_t all, work;
+	struct clock clock;
+	double ran; /* seconds since then in which a VMM ran it, at most */
 };
 
 /* ---- restores ----------------------------------------------------------------------------- */
@@ -97,13 +100,37 @@ static void start_restore(struct guest *guest, const struct restore *restore, bo
 	start(guest, words);
 }
 
+/* The first question: timers that were armed are not known to be lost once others fire. */
+static bool check_timers(struct guest *guest, const char *cpus, const char *name, const char *how,
+			 const struct answers *expected, struct clock *clock)
+{
+	bool good = ask_clock(guest, cpus, clock) &&
+		    clock_went(&expected->clock, clock, 0,
+			       expected->ran + clock->said - guest->started);
+
+	if (!ok(good, "%s CPUs: %s%s: its timers and its clock go on", cpus, name, how))
+		kill_guest(guest);
+	return good;
+}
+
 static bool check_data(struct guest *guest, const char *cpus, const char *name, const char *how,
 		       const struct answers *expected)
 {
 	struct answers found = { 0 };
-	bool good = ask_sum(guest, "check\n", "all ok ", &found.all) && found.all == expected->all;
+	struct clock first;
+	bool good;
 
-	if (!ok(good, "%s CPUs: %s%s: the data is what it was", cpus, name, how))
+	if (!check_timers(guest, cpus, name, how, expected, &first))
+		return false;
+	good = ask_sum(guest, "check\n", "all ok ", &found.all) && found.all == expected->all;
+	ok(good, "%s CPUs: %s%s: the data is what it was", cpus, name, how);
+	if (good) {
+		good = ask_clock(guest, cpus, &found.clock) &&
+		       clock_went(&first, &found.clock, found.clock.asked - first.said,
+				  found.clock.said - first.asked);
+		ok(good, "%s CPUs: %s%s: its clock keeps time", cpus, name, how);
+	}
+	if (!good)
 		kill_guest(guest);
 	return good;
 }
@@ -196,7 +223,8 @@ static void test_again(const struct restore *restore, bool pager_serves, const c
 	struct restore first = { "", { "--control", CONTROL } };
 	char *second[] = { VMM, "restore", "--memory", MEMORY "2", "--state", STATE "2", "--engine",
 			   "eager", NULL };
-	struct answers found = { 0 };
+	struct answers found = { 0 }, then = *expected;
+	struct clock clock;
 	struct guest guest;
 	bool good;
 
@@ -208,11 +236,14 @@ static void test_again(const struct restore *restore, bool pager_serves, const c
 	good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work);
 	ok(good && says_stat(), "%s CPUs: again: %s: it says what it has done", cpus, restore->name);
 	good = good && take_snapshot(&guest, "2");
+	then.ran += now() - guest.started;
 	if (pager_serves)
 		ok(stop_pager(false), "%s CPUs: again: the pager's end", cpus);
 	if (!ok(good, "%s CPUs: again: %s: snapshot of a restored guest", cpus, restore->name))
 		return kill_guest(&guest);
 	start(&guest, second);
+	if (!check_timers(&guest, cpus, "again: ", restore->name, &then, &clock))
+		return;
 	good = ask_sum(&guest, "go\n", "work 3 ok ", &found.work) &&
 	       ask_sum(&guest, "check\n", "all ok ", &found.all) && found.all != expected->all;
 	if (!ok(good, "%s CPUs: again: %s: the data is what it was, and what was written since", cpus,
@@ -240,11 +271,13 @@ static void test_all(const char *cpus, const char *backing, const char *runs)
 	bool good = boot(&guest, cpus, backing, "");
 
 	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers.work) &&
-	       ask_sum(&guest, "check\n", "all ok ", &answers.all);
-	if (!ok(good, "%s CPUs, %s: boots, fills, checks", cpus, backing))
+	       ask_sum(&guest, "check\n", "all ok ", &answers.all) &&
+	       ask_clock(&guest, cpus, &answers.clock) && arm_timers(&guest);
+	if (!ok(good, "%s CPUs, %s: boots, fills, checks, sleeps", cpus, backing))
 		return kill_guest(&guest);
 	if (!ok(take_snapshot(&guest, ""), "%s CPUs, %s: snapshot", cpus, backing))
 		return;
+	answers.ran = now() - answers.clock.asked;
 	test_restores(cpus, &answers, runs);
 	test_all_again(cpus, &answers, runs);
 }
