@@ -3,7 +3,7 @@
  * PID 1 of a lab machine: runs the cases of /lab/plan one after the other and reports on a
  * virtio-serial port, which the kernel's console cannot disturb.
  *
- * The plan has a line for each step, its words separated by tabs; plan.py writes it:
+ * The plan has a line for each step, its words separated by tabs; initrd.py writes it:
  *	case NAME SECONDS	a case begins; what follows belongs to it
  *	set PATH VALUE		write a setting for this case; it must read back as written
  *	pool PATH COUNT		fill a pool of huge pages; the case is skipped where there is no such pool
