@@ -5,12 +5,14 @@
 To guard another rule add a row to BAD.
 """
 import os
+import re
 import sys
 
 import tap
 
-LAB = os.path.join(os.environ["INFILL_ROOT"], "lab")
-sys.path[:0] = [LAB, os.path.join(os.environ["INFILL_ROOT"], "guest")]
+ROOT = os.environ["INFILL_ROOT"]
+LAB = os.path.join(ROOT, "lab")
+sys.path[:0] = [LAB, os.path.join(ROOT, "guest")]
 # pylint: disable=wrong-import-position
 import data
 import initrd
@@ -39,8 +41,28 @@ def all_files():
     tap.equal(len(machines), 6, "machines")
     for one in data.all_cases():
         for name in [one.program, *one.beside] if one.own else []:
-            tap.true(os.path.exists(os.path.join(os.environ["INFILL_ROOT"], name)), name)
+            tap.true(os.path.exists(os.path.join(ROOT, name)), name)
         tap.true(any(machine.skip(one) is None for machine in machines), f"a machine runs {one.name}")
+
+
+def changed_selftests():
+    """The programs of KVM's selftests that the series adds or changes."""
+    found = set()
+    for name in os.listdir(os.path.join(ROOT, "kernel", "patches")):
+        with open(os.path.join(ROOT, "kernel", "patches", name), encoding="utf-8") as file:
+            # What a patch changes, and in `series` what is kept as a file.
+            found |= set(re.findall(r"^(?:\+\+\+ b/|\t)tools/testing/selftests/kvm/((?:\w+/)?\w+_test)\.c$",
+                                    file.read(), re.MULTILINE))
+    return found
+
+
+@tap.test("what the series has of a selftest runs in a case that is not compared with the base")
+def changed():
+    wanted = changed_selftests()
+    tap.true({"set_memory_region_test", "x86/private_mem_kvm_exits_test", "userfault_test"} <= wanted,
+             f"the series' selftests {wanted}")
+    run = {one.program for one in data.all_cases() if one.group != "upstream"}
+    tap.equal(sorted(wanted - run), [], "selftests that no case runs")
 
 
 BAD = {
