@@ -32,9 +32,11 @@ GROUPS = {
 # The name and the words of each call of lab/run in a group. It limits its time by itself.
 LAB_FIRST = ["arm64-nested", "arm64-pkvm", "x86-npt"]
 LAB_OTHERS = ["arm64-vhe", "arm64-nvhe", "x86-shadow"]
+# x86-npt with another MMU of KVM's.
+LAB_VARIANTS = ["x86-npt-tdp_mmu-0", "x86-npt-nx_huge_pages"]
 LAB_RUNS = {
     "lab": {machine: [machine] for machine in LAB_FIRST},
-    "lab-machines": {machine: [machine] for machine in LAB_OTHERS},
+    "lab-machines": {machine: [machine] for machine in LAB_OTHERS + LAB_VARIANTS},
     "lab-debug": {machine: ["--kernel", "debug", machine] for machine in LAB_FIRST + LAB_OTHERS},
     "lab-pages": {pages: ["--pages", pages, "arm64-vhe"] for pages in ("16k", "64k")},
     "lab-upstream": {machine: ["--compare", machine, "upstream"] for machine in LAB_FIRST + LAB_OTHERS},

@@ -12,10 +12,11 @@ import tap
 
 ROOT = os.environ["INFILL_ROOT"]
 LAB = os.path.join(ROOT, "lab")
-sys.path[:0] = [LAB, os.path.join(ROOT, "guest")]
+sys.path[:0] = [LAB, os.path.join(ROOT, "guest"), os.path.join(ROOT, "scripts", "running")]
 # pylint: disable=wrong-import-position
 import data
 import initrd
+import programs
 
 GOOD = {"about": "text", "program": "t", "group": "new", "timeout": "5"}
 MACHINE = {"about": "text", "arch": "arm64", "qemu": "qemu-system-aarch64 -cpu max", "console": "ttyAMA0",
@@ -38,7 +39,7 @@ def case(changes=()):
 @tap.test("every machine and every case can be read, and its program has a source")
 def all_files():
     machines = [data.machine(name) for name in data.names("machines")]
-    tap.equal(len(machines), 6, "machines")
+    tap.equal(len(machines), 8, "machines")
     for one in data.all_cases():
         for name in [one.program, *one.beside] if one.own else []:
             tap.true(os.path.exists(os.path.join(ROOT, name)), name)
@@ -63,6 +64,12 @@ def changed():
              f"the series' selftests {wanted}")
     run = {one.program for one in data.all_cases() if one.group != "upstream"}
     tap.equal(sorted(wanted - run), [], "selftests that no case runs")
+
+
+@tap.test("./check --full runs every machine")
+def checked():
+    run = {words[-1] for group in ("lab", "lab-machines") for words in programs.LAB_RUNS[group].values()}
+    tap.equal(sorted(run), data.names("machines"), "the machines of the groups lab and lab-machines")
 
 
 BAD = {
