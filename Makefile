@@ -56,7 +56,7 @@ LAB_TEST_SRC := lib/test/lab/engine.c
 # A pager in another process, and what that is made of.
 LAB_SUPPORT_SRC := $(filter-out $(LAB_TEST_SRC),$(sort $(wildcard lib/test/lab/*.c))) \
 	$(addprefix lib/test/fake/,fakeimage.c fakeload.c fakeserver.c fakevmm.c)
-VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c))
+VMM_TEST_SRC := $(sort $(wildcard vmm/test/unit/*.c vmm/test/unit/$(VMM_FOLDER)/*.c))
 BENCH_SRC := $(sort $(wildcard bench/*.c))
 FUZZ_SRC := $(sort $(wildcard lib/fuzz/*.c))
 VMM_FUZZ_SRC := $(sort $(wildcard vmm/fuzz/*.c))
@@ -116,7 +116,7 @@ ALL := $(if $(LIB_SRC),$(STATIC) $(B)/libinfill.pc) \
 test_group = $(patsubst cli/test/%.c,cli/%.c,$(patsubst cli/test/helper/%.c,helper/%.c,\
 	$(patsubst lib/test/%.c,%.c,$(1))))
 TESTS := $(foreach t,$(TEST_SRC),$(B)/test/$(basename $(call test_group,$(t)))) \
-	$(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC))
+	$(foreach t,$(VMM_TEST_SRC),$(B)/test/unit/$(basename $(notdir $(t))))
 FUZZERS := $(patsubst lib/fuzz/%.c,build/fuzz/%,$(FUZZ_SRC)) \
 	$(patsubst vmm/fuzz/%.c,build/fuzz/%,$(VMM_FUZZ_SRC))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRC))
@@ -250,11 +250,14 @@ endef
 $(foreach t,$(TEST_SRC),$(eval $(call test_program,$(t))))
 
 # A unit test of the VMM has all of it but main.c.
-$(patsubst vmm/test/%.c,$(B)/test/%,$(VMM_TEST_SRC)): $(B)/test/%: $(B)/obj/vmm/test/%.o \
+define vmm_test_program
+$(B)/test/unit/$(basename $(notdir $(1))): $(call objects,$(1)) \
 		$(call objects,$(filter-out vmm/main.c,$(VMM_SRC))) $(B)/obj/vmm/infill.o
-	$(call say,LD,$@)
-	@mkdir -p $(@D)
-	$(Q)$(CC) -o $@ $(LDFLAGS_ALL) $(filter %.o,$^) $(PACKAGE_LIBS) -lcmocka
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) -o $$@ $$(LDFLAGS_ALL) $$(filter %.o,$$^) $$(PACKAGE_LIBS) $$(VMM_LIBS) -lcmocka
+endef
+$(foreach t,$(VMM_TEST_SRC),$(eval $(call vmm_test_program,$(t))))
 
 # Of libinfill as the VMM has it; lab/static builds it for a machine of the lab.
 $(patsubst lib/test/lab/%.c,$(B)/test/lab/%,$(LAB_TEST_SRC)): $(B)/test/lab/%: \

@@ -16,7 +16,7 @@ ARCHES = ("x86_64", "arm64")
 GROUPS = ("new", "upstream", "bench", "soak", "self")
 KINDS = ("plain", "debug")
 # What `files` may name; initrd.py knows how each is made.
-FILES = ("infill", "infill-vmm", "engine", "vmlinuz", "initrd")
+FILES = ("infill", "infill-vmm", "engine", "vmlinuz", "vmlinux", "initrd")
 THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
 KIND_FACTOR = {"plain": 1, "debug": 8}

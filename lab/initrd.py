@@ -139,6 +139,7 @@ MAKERS = {
     "infill-vmm": lambda arch: made_by("lab/static", arch, "infill-vmm"),
     "engine": lambda arch: made_by("lab/static", arch, "test/lab/engine"),
     "vmlinuz": guest("kernel", "vmlinuz"),
+    "vmlinux": guest("vmlinux", "vmlinux"),
     "initrd": guest("initrd", "initrd"),
 }
 

@@ -257,7 +257,10 @@ static void write_register(struct serial *serial, unsigned reg, uint8_t value)
 	}
 }
 
-/* Until what was sent is written, or the VM is to pause or to end.  Others get the lock meanwhile. */
+/*
+ * Until what was sent is written, or the VM is to pause or to end.  Others get the lock
+ * meanwhile.
+ */
 static void wait_for_reader(struct serial *serial)
 {
 	struct pollfd fds[2] = {

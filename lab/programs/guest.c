@@ -91,7 +91,9 @@ int finish(struct guest *guest)
 	}
 	close(guest->in);
 	close(guest->out);
-	return got > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (got <= 0)
+		return -1;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* ---- its console -------------------------------------------------------------------------- */
@@ -185,13 +187,15 @@ bool take_snapshot(struct guest *guest, const char *suffix)
 	return status == 0 && finish(guest) == 0;
 }
 
-bool boot(struct guest *guest, const char *cpus, const char *backing, const char *append)
+bool boot(struct guest *guest, const char *kernel, const char *cpus, const char *backing,
+	  const char *append)
 {
-	char line[128];
-	char *words[] = { VMM, "run", "--kernel", "/files/vmlinuz", "--initrd", "/files/initrd",
-			  "--append", line, "--memory", "256M", "--cpus",
-			  (char *)cpus, "--backing", (char *)backing, "--control", CONTROL, NULL };
+	char line[128], path[64];
+	char *words[] = { VMM, "run", "--kernel", path, "--initrd", "/files/initrd", "--append", line,
+			  "--memory", "256M", "--cpus", (char *)cpus, "--backing", (char *)backing,
+			  "--control", CONTROL, NULL };
 
+	snprintf(path, sizeof(path), "/files/%s", kernel);
 	snprintf(line, sizeof(line), "console=ttyS0 panic=-1 %s", append);
 	start(guest, words);
 	return expect(guest, "filled ");

@@ -37,7 +37,10 @@ double wait_seconds(void);
 /* Start the VMM with these words; NULL ends them.  It dies with this process. */
 void start(struct guest *guest, char **words);
 
-/* Wait for the VMM's end: the status that it ended with; -1 when it had to be killed. */
+/*
+ * Wait for the VMM's end: the status that it ended with, 128 + N when signal N ended it; -1
+ * when it had to be killed.
+ */
 int finish(struct guest *guest);
 
 /* Have the next line, without its end, in guest->line.  False at the end, or after @deadline. */
@@ -56,10 +59,11 @@ bool ask(struct guest *guest, const char *question, const char *begin);
 bool ask_sum(struct guest *guest, const char *question, const char *begin, uint64_t *sum);
 
 /*
- * Boot with so many vCPUs, this backing, and @append to the kernel's command line, until the
- * guest's store is filled.
+ * Boot @kernel, of the case's files, with so many vCPUs, this backing, and @append to the
+ * kernel's command line, until the guest's store is filled.
  */
-bool boot(struct guest *guest, const char *cpus, const char *backing, const char *append);
+bool boot(struct guest *guest, const char *kernel, const char *cpus, const char *backing,
+	  const char *append);
 
 /* Save the guest, which ends it, to the files MEMORY and STATE with @suffix. */
 bool take_snapshot(struct guest *guest, const char *suffix);

@@ -5,10 +5,11 @@
  * every kind of memory, and each time has its timers fire and its clock go on, checks
  * its data, on all CPUs at once, works on it, and powers off.
  *
- *	vm [-c CPUS] [-r RUNS]
- *		CPUS vCPUs: 1 and 4 when it is not said.  RUNS: only restores whose number
- *		(the order of `restores`, then `served`) is that of a letter in this list: a
- *		for the first; x: their pager is lost; y and z: saved once more
+ *	vm [-k KERNEL] [-c CPUS] [-r RUNS]
+ *		KERNEL: of the case's files: vmlinuz when it is not said.  CPUS vCPUs: 1 and 4
+ *		when it is not said.  RUNS: only restores whose number (the order of `restores`,
+ *		then `served`) is that of a letter in this list: a for the first; x: their
+ *		pager is lost; y and z: saved once more
  *
  * To have another restore tried add a line to `restores`, or to `served`: these have
  * `infill serve` as their pager, and are tried once more while its worker is killed
@@ -264,11 +265,11 @@ static void test_all_again(const char *cpus, const struct answers *expected, con
 		test_again(&served[1], true, cpus, expected);
 }
 
-static void test_all(const char *cpus, const char *backing, const char *runs)
+static void test_all(const char *kernel, const char *cpus, const char *backing, const char *runs)
 {
 	struct answers answers = { 0 };
 	struct guest guest;
-	bool good = boot(&guest, cpus, backing, "");
+	bool good = boot(&guest, kernel, cpus, backing, "");
 
 	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers.work) &&
 	       ask_sum(&guest, "check\n", "all ok ", &answers.all) &&
@@ -284,11 +285,13 @@ static void test_all(const char *cpus, const char *backing, const char *runs)
 
 int main(int argc, char **argv)
 {
-	const char *cpus = NULL, *runs = NULL;
+	const char *kernel = "vmlinuz", *cpus = NULL, *runs = NULL;
 	int option;
 
-	while ((option = getopt(argc, argv, "c:r:")) != -1) {
-		if (option == 'c')
+	while ((option = getopt(argc, argv, "k:c:r:")) != -1) {
+		if (option == 'k')
+			kernel = optarg;
+		else if (option == 'c')
 			cpus = optarg;
 		else if (option == 'r')
 			runs = optarg;
@@ -298,10 +301,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	printf("TAP version 13\n");
 	if (cpus) {
-		test_all(cpus, "memfd", runs);
+		test_all(kernel, cpus, "memfd", runs);
 	} else {
-		test_all("1", "memfd", runs);
-		test_all("4", "guest-memfd", runs);
+		test_all(kernel, "1", "memfd", runs);
+		test_all(kernel, "4", "guest-memfd", runs);
 	}
 	printf("1..%u\n", tests);
 	return failed != 0;

@@ -136,7 +136,7 @@ static bool prepare(void)
 	struct guest guest;
 	uint64_t sum;
 
-	return boot(&guest, "1", "memfd", APPEND) && ask_sum(&guest, "go\n", "work 1 ok ", &sum) &&
+	return boot(&guest, "vmlinuz", "1", "memfd", APPEND) && ask_sum(&guest, "go\n", "work 1 ok ", &sum) &&
 	       take_snapshot(&guest, "") && record();
 }
 

@@ -2,16 +2,21 @@
 """Which test programs there are, by group. To add a group add a line to GROUPS."""
 import glob
 import os
+import platform
 import re
 import sys
 
 # How long a program may take that says nothing else.
 TIMEOUT = 300
 
+# infill-vmm's tests for this machine's architecture.
+VMM_FOLDER = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
 # Where each group's programs come from. A .c file becomes DIR/test/GROUP/NAME of the build;
 # anything else is run as it is when it is executable.
 GROUPS = {
-    "unit": ["lib/test/unit/*.c", "vmm/test/unit/*.c", "lib/test/unit/*", "scripts/test/unit/*", "lab/test/unit/*"],
+    "unit": ["lib/test/unit/*.c", "vmm/test/unit/*.c", f"vmm/test/unit/{VMM_FOLDER}/*.c",
+             "lib/test/unit/*", "scripts/test/unit/*", "lab/test/unit/*"],
     "pager": ["lib/test/pager/*.c", "lib/test/pager/*"],
     "guest": ["guest/test/*"],
     "crash": ["lib/test/crash/*.c", "lib/test/crash/*"],

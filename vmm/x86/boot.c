@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * boot.c: Linux by its 64-bit boot protocol: the kernel is entered in long mode
- * with memory mapped one to one, and RSI at the boot parameters.  It is a bzImage,
- * which unpacks itself, or an ELF file (vmlinux), which is where it runs already.
- * The kernel's Documentation/arch/x86/boot.rst has the protocol.
+ * boot.c: Linux as a bzImage, which unpacks itself, by its 64-bit boot protocol: the
+ * kernel is entered in long mode with memory mapped one to one, and RSI at the boot
+ * parameters.  The kernel's Documentation/arch/x86/boot.rst has the protocol.  An ELF
+ * file (vmlinux) is entered by PVH: pvh.c.
  */
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "arch.h"
-#include "file.h"
+#include "load.h"
+#include "pvh.h"
 #include "x86.h"
 
 #define HEADER 0x1f1      /* of struct setup_header in a bzImage */
@@ -22,185 +21,71 @@
 #define OLDEST 0x020cu    /* protocol 2.12 is the first with a 64-bit entry */
 #define ENTRY_64 0x200
 #define LOADER 0xff       /* none that has a number */
-#define E820_RAM 1
-#define E820_RESERVED 2
-
-/* A file that is to be loaded. */
-struct source {
-	const char *path;
-	int fd;
-	uint64_t bytes;
-};
 
 /* What loading the kernel finds out. */
 struct kernel {
-	struct source source;
 	uint64_t entry, end; /* of all that it needs while it unpacks */
 	uint64_t initrd_max; /* the highest address of an initrd's last byte */
 	struct setup_header header;
 };
 
-/* ---- files ------------------------------------------------------------------------ */
-
-static int source_open(struct source *source, const char *path)
-{
-	source->path = path;
-	source->fd = file_open(path, &source->bytes);
-	return source->fd < 0 ? source->fd : 0;
-}
-
-static void source_close(struct source *source)
-{
-	if (source->fd >= 0)
-		close(source->fd);
-}
-
-static int get(const struct source *source, void *data, uint64_t length, uint64_t offset)
-{
-	if (offset > source->bytes || length > source->bytes - offset)
-		return vmm_error(-ENOEXEC, "%s: cut short", source->path);
-	if (file_read(source->fd, data, length, offset))
-		return vmm_error(-errno, "%s: %m", source->path);
-	return 0;
-}
-
-/* Read LENGTH bytes at OFFSET into the guest at GPA, which must have SPACE bytes there. */
-static int load(struct vm *vm, const struct source *source, uint64_t offset, uint64_t length,
-		uint64_t gpa, uint64_t space)
-{
-	void *to = length <= space ? vm_memory(vm, gpa, space) : NULL;
-
-	if (!to || gpa < X86_ACPI_END)
-		return vmm_error(-ENOMEM, "%s: does not fit: give the guest more memory",
-				 source->path);
-	return get(source, to, length, offset);
-}
-
 /* ---- the kernel -------------------------------------------------------------------- */
 
-static int load_bzimage(struct vm *vm, struct kernel *kernel)
+static int load_bzimage(struct vm *vm, const struct source *source, struct kernel *kernel)
 {
 	struct setup_header *h = &kernel->header;
-	uint64_t offset = (h->setup_sects ? h->setup_sects + 1u : 5u) * 512;
+	int err = source_get(source, h, sizeof(*h), HEADER);
+	uint64_t offset;
 
+	if (err)
+		return err;
+	if (h->header != MAGIC)
+		return vmm_error(-ENOEXEC, "%s: neither a bzImage nor an ELF file", source->path);
 	if (h->version < OLDEST || !(h->xloadflags & XLF_KERNEL_64))
-		return vmm_error(-ENOEXEC, "%s: no 64-bit kernel", kernel->source.path);
-	if (offset > kernel->source.bytes)
-		return vmm_error(-ENOEXEC, "%s: cut short", kernel->source.path);
+		return vmm_error(-ENOEXEC, "%s: no 64-bit kernel", source->path);
+	offset = (h->setup_sects ? h->setup_sects + 1u : 5u) * 512;
+	if (offset > source->bytes)
+		return vmm_error(-ENOEXEC, "%s: cut short", source->path);
 	kernel->entry = h->pref_address + ENTRY_64;
 	kernel->end = h->pref_address + h->init_size;
 	kernel->initrd_max = h->initrd_addr_max;
-	return load(vm, &kernel->source, offset, kernel->source.bytes - offset, h->pref_address,
-		    h->init_size);
-}
-
-static int load_segment(struct vm *vm, struct kernel *kernel, const Elf64_Phdr *segment)
-{
-	if (segment->p_type != PT_LOAD || !segment->p_memsz)
-		return 0;
-	if (segment->p_paddr + segment->p_memsz > kernel->end)
-		kernel->end = segment->p_paddr + segment->p_memsz;
-	return load(vm, &kernel->source, segment->p_offset, segment->p_filesz, segment->p_paddr,
-		    segment->p_memsz);
-}
-
-static int load_elf(struct vm *vm, struct kernel *kernel, const Elf64_Ehdr *elf)
-{
-	int err = 0;
-
-	if (elf->e_ident[EI_CLASS] != ELFCLASS64 || elf->e_machine != EM_X86_64 ||
-	    elf->e_phentsize != sizeof(Elf64_Phdr))
-		return vmm_error(-ENOEXEC, "%s: an ELF file, but no 64-bit kernel",
-				 kernel->source.path);
-	kernel->entry = elf->e_entry;
-	kernel->initrd_max = 0x7fffffff;
-	kernel->header.boot_flag = 0xaa55;
-	kernel->header.header = MAGIC;
-	kernel->header.kernel_alignment = 0x1000000;
-	for (unsigned i = 0; i < elf->e_phnum && !err; i++) {
-		Elf64_Phdr segment;
-
-		err = get(&kernel->source, &segment, sizeof(segment),
-			  elf->e_phoff + i * sizeof(segment));
-		if (!err)
-			err = load_segment(vm, kernel, &segment);
-	}
-	return err;
-}
-
-static int load_kernel(struct vm *vm, struct kernel *kernel)
-{
-	Elf64_Ehdr elf;
-	int err = get(&kernel->source, &elf, sizeof(elf), 0);
-
-	if (err)
-		return err;
-	if (!memcmp(elf.e_ident, ELFMAG, SELFMAG))
-		return load_elf(vm, kernel, &elf);
-	err = get(&kernel->source, &kernel->header, sizeof(kernel->header), HEADER);
-	if (err)
-		return err;
-	if (kernel->header.header != MAGIC)
-		return vmm_error(-ENOEXEC, "%s: neither a bzImage nor an ELF file",
-				 kernel->source.path);
-	return load_bzimage(vm, kernel);
+	return source_load(vm, source, offset, source->bytes - offset, h->pref_address,
+			   h->init_size);
 }
 
 /* ---- what it is told --------------------------------------------------------------- */
 
-static void add_e820(struct boot_params *params, uint64_t begin, uint64_t end, uint32_t type)
+static void add_memory_map(const struct vm *vm, struct boot_params *params)
 {
-	if (begin < end)
-		params->e820_table[params->e820_entries++] =
-			(struct boot_e820_entry){ begin, end - begin, type };
-}
+	struct map_line map[MAP_LINES];
 
-static void add_memory_map(struct vm *vm, struct boot_params *params)
-{
-	add_e820(params, 0, X86_LOW_END, E820_RAM);
-	add_e820(params, X86_LOW_END, X86_ACPI_END, E820_RESERVED);
-	add_e820(params, X86_ACPI_END, vm->region[0].bytes, E820_RAM);
-	if (vm->regions > 1)
-		add_e820(params, X86_GAP_END, X86_GAP_END + vm->region[1].bytes, E820_RAM);
-}
-
-/* As high as it may be, where the kernel does not unpack itself. */
-static int load_initrd(struct vm *vm, const struct kernel *kernel, const char *path,
-		       struct boot_params *params)
-{
-	uint64_t end = vm->region[0].bytes, gpa;
-	struct source source = { 0 };
-	int err = source_open(&source, path);
-
-	if (err)
-		return err;
-	if (end > kernel->initrd_max + 1)
-		end = kernel->initrd_max + 1;
-	gpa = end > source.bytes ? (end - source.bytes) & ~4095ull : 0;
-	if (gpa < kernel->end)
-		gpa = 0;
-	err = load(vm, &source, 0, source.bytes, gpa, source.bytes);
-	source_close(&source);
-	params->hdr.ramdisk_image = (uint32_t)gpa;
-	params->hdr.ramdisk_size = (uint32_t)source.bytes;
-	return err;
+	params->e820_entries = (uint8_t)memory_map_of(vm, map);
+	for (unsigned i = 0; i < params->e820_entries; i++)
+		params->e820_table[i] = (struct boot_e820_entry){
+			map[i].range.begin, map[i].range.bytes, map[i].type,
+		};
 }
 
 static int set_params(struct vm *vm, const struct kernel *kernel, const struct boot *boot)
 {
 	struct boot_params *params = vm_memory(vm, X86_BOOT_PARAMS, sizeof(*params));
-	size_t length = strlen(boot->command_line) + 1;
+	const uint32_t most = kernel->header.cmdline_size;
+	struct range initrd;
+	int err = load_command_line(vm, boot->command_line, most ? most : X86_COMMAND_LINE_MAX);
 
-	if (length > X86_COMMAND_LINE_MAX ||
-	    (kernel->header.cmdline_size && length > kernel->header.cmdline_size))
-		return vmm_error(-E2BIG, "--append: %zu bytes are too many", length);
+	if (err)
+		return err;
 	memset(params, 0, sizeof(*params));
 	params->hdr = kernel->header;
 	params->hdr.type_of_loader = LOADER;
 	params->hdr.cmd_line_ptr = X86_COMMAND_LINE;
-	memcpy(vm_memory(vm, X86_COMMAND_LINE, length), boot->command_line, length);
 	add_memory_map(vm, params);
-	return boot->initrd ? load_initrd(vm, kernel, boot->initrd, params) : 0;
+	if (!boot->initrd)
+		return 0;
+	err = load_initrd(vm, boot->initrd, kernel->end, kernel->initrd_max, &initrd);
+	params->hdr.ramdisk_image = (uint32_t)initrd.begin;
+	params->hdr.ramdisk_size = (uint32_t)initrd.bytes;
+	return err;
 }
 
 /* ---- how it is entered ------------------------------------------------------------- */
@@ -259,21 +144,40 @@ static int set_entry(struct vm *vm, uint64_t entry)
 	return 0;
 }
 
-int arch_boot(struct vm *vm, const struct boot *boot)
+static int boot_bzimage(struct vm *vm, const struct source *source, const struct boot *boot)
 {
 	struct kernel kernel = { 0 };
+	int err = load_bzimage(vm, source, &kernel);
+
+	if (!err)
+		err = set_params(vm, &kernel, boot);
+	return err ? err : set_entry(vm, kernel.entry);
+}
+
+static int boot_source(struct vm *vm, const struct source *source, const struct boot *boot)
+{
+	unsigned char magic[SELFMAG];
+	int err = source_get(source, magic, sizeof(magic), 0);
+
+	if (err)
+		return err;
+	return memcmp(magic, ELFMAG, SELFMAG) ? boot_bzimage(vm, source, boot) :
+						pvh_boot(vm, source, boot);
+}
+
+int arch_boot(struct vm *vm, const struct boot *boot)
+{
+	struct source source;
 	int err;
 
 	if (vm->region[0].bytes < 2 * X86_ACPI_END)
 		return vmm_error(-EINVAL, "--memory: too little for any kernel");
-	err = source_open(&kernel.source, boot->kernel);
-	if (!err)
-		err = load_kernel(vm, &kernel);
-	source_close(&kernel.source);
-	if (!err)
-		err = set_params(vm, &kernel, boot);
+	err = source_open(&source, boot->kernel);
 	if (err)
 		return err;
-	x86_acpi(vm);
-	return set_entry(vm, kernel.entry);
+	err = boot_source(vm, &source, boot);
+	source_close(&source);
+	if (!err)
+		x86_acpi(vm);
+	return err;
 }
