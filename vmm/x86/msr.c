@@ -15,6 +15,7 @@
 #define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSRS_MAX 4096u
+#define UNLISTED_MAX 256u /* those of `unlisted` */
 
 /* For one at a time: KVM stops at the first that it does not know. */
 struct one_msr {
@@ -39,18 +40,36 @@ static bool write_one(int fd, const struct kvm_msr_entry *entry)
 	return ioctl(fd, KVM_SET_MSRS, &msr) == 1;
 }
 
-/* The numbers that KVM knows; NULL after vmm_error(). */
+/*
+ * What a guest can write, KVM keeps, and its list lacks.  What else the list lacks is
+ * in other parts of the state (EFER, APIC_BASE, FS and GS base, those of the x2APIC), is a
+ * constant or a command, or needs what no vCPU here has: CMCI (MCi_CTL2), Hyper-V, Xen.
+ */
+static const struct {
+	uint32_t first, count;
+} unlisted[] = {
+	{ 0x200, 16 },             /* MTRRs: base and mask of 8 variable ranges */
+	{ 0x250, 1 }, { 0x258, 2 }, { 0x268, 8 }, /* ... the fixed ranges */
+	{ 0x2ff, 1 },              /* ... the type of all else */
+	{ 0x400, 4 * 32 },         /* machine check banks: control, status, address, more */
+};
+
+/* The numbers of all that may need saving; NULL after vmm_error(). */
 static struct kvm_msr_list *known(const struct vm *vm)
 {
 	struct kvm_msr_list *list = calloc(1, sizeof(*list) + MSRS_MAX * sizeof(list->indices[0]));
 
 	if (list)
-		list->nmsrs = MSRS_MAX;
-	if (list && !ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, list))
-		return list;
-	vmm_error(-errno, "MSRs: %m");
-	free(list);
-	return NULL;
+		list->nmsrs = MSRS_MAX - UNLISTED_MAX;
+	if (!list || ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, list)) {
+		vmm_error(-errno, "MSRs: %m");
+		free(list);
+		return NULL;
+	}
+	for (unsigned i = 0; i < sizeof(unlisted) / sizeof(unlisted[0]); i++)
+		for (uint32_t n = 0; n < unlisted[i].count; n++)
+			list->indices[list->nmsrs++] = unlisted[i].first + n;
+	return list;
 }
 
 int msr_read_all(struct vcpu *vcpu, struct msr_list *list)

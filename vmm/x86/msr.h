@@ -12,7 +12,10 @@ struct msr_list {
 	size_t count;
 };
 
-/* All that KVM says need saving and that can be read.  0 or -errno. */
+/*
+ * All that KVM says need saving, and what a guest can write besides (MTRRs, machine check
+ * banks), if it can be read.  0 or -errno.
+ */
 int msr_read_all(struct vcpu *vcpu, struct msr_list *list);
 void msr_list_free(struct msr_list *list);
 
