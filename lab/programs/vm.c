@@ -15,6 +15,7 @@
  * `infill serve` as their pager, and are tried once more while its worker is killed
  * with SIGKILL again and again.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -28,6 +29,8 @@
 #include "pager.h"
 
 #define WORDS_MAX 24
+#define USERFAULT_TRACE TRACE "2" /* recorded by that engine, and not by uffd */
+#define TRACE_COUNT_AT 48         /* infill-trace(7) */
 
 /* What is restored; NULL ends the words. */
 struct restore {
@@ -43,12 +46,13 @@ static const struct restore restores[] = {
 	{ "uffd, memfd, by the trace", { "--engine", "uffd", "--trace", TRACE, NULL } },
 	{ "eager, hugetlb", { "--engine", "eager", "--backing", "hugetlb", NULL } },
 	{ "uffd, hugetlb", { "--engine", "uffd", "--backing", "hugetlb", NULL } },
-	{ "userfault, memfd", { "--engine", "userfault", NULL } },
+	{ "userfault, memfd, recording",
+	  { "--engine", "userfault", "--record", USERFAULT_TRACE, NULL } },
 	{ "userfault, guest-memfd",
 	  { "--engine", "userfault", "--backing", "guest-memfd", NULL } },
 	{ "userfault, guest-memfd, by the trace, prefaulted",
-	  { "--engine", "userfault", "--backing", "guest-memfd", "--trace", TRACE, "--prefault",
-	    NULL } },
+	  { "--engine", "userfault", "--backing", "guest-memfd", "--trace", USERFAULT_TRACE,
+	    "--prefault", NULL } },
 	{ "userfault, hugetlb", { "--engine", "userfault", "--backing", "hugetlb", NULL } },
 	{ "eager, guest-memfd, prefaulted",
 	  { "--engine", "eager", "--backing", "guest-memfd", "--prefault", NULL } },
@@ -145,14 +149,42 @@ static void work_on(struct guest *guest, const char *cpus, const char *name, con
 	ok(power_off(guest), "%s CPUs: %s%s: power-off", cpus, name, how);
 }
 
+/* The trace that the VMM is told to write; NULL: none. */
+static const char *trace_of(const struct restore *restore)
+{
+	for (unsigned int n = 0; restore->words[n]; n++)
+		if (!strcmp(restore->words[n], "--record"))
+			return restore->words[n + 1];
+	return NULL;
+}
+
+/* How many pages there are in a trace; 0, too, when it is not there. */
+static uint64_t pages_of(const char *trace)
+{
+	int fd = open(trace, O_RDONLY | O_CLOEXEC);
+	uint64_t pages = 0;
+
+	if (fd >= 0 && pread(fd, &pages, sizeof(pages), TRACE_COUNT_AT) != sizeof(pages))
+		pages = 0;
+	close(fd);
+	printf("# %s: %llu pages\n", trace, (unsigned long long)pages);
+	return pages;
+}
+
 static void test_restore(const struct restore *restore, const char *cpus,
 			 const struct answers *expected)
 {
+	const char *trace = trace_of(restore);
 	struct guest guest;
 
+	if (trace)
+		unlink(trace);
 	start_restore(&guest, restore, true);
-	if (check_data(&guest, cpus, restore->name, "", expected))
-		work_on(&guest, cpus, restore->name, "");
+	if (!check_data(&guest, cpus, restore->name, "", expected))
+		return;
+	work_on(&guest, cpus, restore->name, "");
+	if (trace)
+		ok(pages_of(trace), "%s CPUs: %s: a trace", cpus, restore->name);
 }
 
 /* The pager is asked to end while the guest works on: it does when it is needed no more. */
