@@ -8,10 +8,12 @@
  * bench/prefault and bench/userfault run this and read what it prints, which has the form
  * of those selftests, with KIND/ before the way.
  *
- *	protected_perf prefault|paging [-b BYTES] [-s BACKING] [-r ROUNDS] [-n BATCH] [-p]
+ *	protected_perf prefault|paging [-b BYTES] [-s BACKING] [-r ROUNDS] [-n BATCH] [-p] [-e]
  *
  * A backing is anonymous, anonymous_thp or shmem; for `paging` each way has its own.  BATCH
- * pages are provided for each fault (1), and with -p prefaulted then.
+ * pages are provided for each fault (1), and with -p prefaulted then.  With -e, on a kernel
+ * that has EL2's trace (el2trace.h), a line for each way says how often EL2 was entered; the
+ * times are of a traced run then.
  *
  * To measure another way add a line to prefault_ways or paging_ways, and one to the words
  * of bench/prefault or bench/userfault.
@@ -30,6 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "el2trace.h"
 #include "walker.h"
 
 #define HUGE_BYTES (2ul << 20)
@@ -104,7 +107,7 @@ static const struct way paging_ways[] = {
 
 static uint64_t bytes = 16ul << 20, pages, batch = 1, rounds = 1;
 static enum backing backing = ANON;
-static bool prefault_batch;
+static bool prefault_batch, count_entries;
 
 /* One measurement: a VM, its memory, and who provides it. */
 struct run {
@@ -348,24 +351,40 @@ static void print(const struct run *run, uint64_t before, uint64_t took, uint64_
 	fflush(stdout);
 }
 
+static void print_entries(const struct run *run, const struct el2trace *count)
+{
+	printf("%s/%s entries hypercalls %.3f guest %.3f host %.3f /page\n",
+	       run->is_protected ? "protected" : "non-protected", run->way->name,
+	       (double)count->hypercalls / pages, (double)count->guest / pages,
+	       (double)count->host / pages);
+	fflush(stdout);
+}
+
 static void measure(const struct way *way, bool is_protected, bool paging)
 {
 	struct run run = {
 		.way = way, .is_protected = is_protected, .backing = way->shmem ? SHMEM : backing,
 	};
+	struct el2trace entries;
 	uint64_t before, faults, took;
 
 	set_up(&run);
 	walker_start(&run.walker, pages, paging || !way->is_there);
-	before = prefault(&run);
 	if (way->again)
 		walk(&run);
+	if (count_entries)
+		el2trace_begin();
+	before = prefault(&run);
 	faults = walker_faults(&run.walker);
 	took = walk(&run);
+	if (count_entries)
+		el2trace_end(&entries);
 	faults = walker_faults(&run.walker) - faults;
 	/* Its thread has counted by then. */
 	close_uffd(&run);
 	print(&run, before, took, faults, paging);
+	if (count_entries)
+		print_entries(&run, &entries);
 	if (way->pager != NOBODY && run.faults < pages / batch)
 		errx(1, "%s: some pages were not paged", way->name);
 	walker_free(&run.walker);
@@ -377,7 +396,7 @@ static void measure(const struct way *way, bool is_protected, bool paging)
 static void usage(void)
 {
 	fprintf(stderr, "usage: protected_perf prefault|paging [-b BYTES] [-s BACKING] [-r ROUNDS] "
-			"[-n BATCH] [-p]\n"
+			"[-n BATCH] [-p] [-e]\n"
 			"BYTES, as in 16M, is a multiple of the batch, or of a huge page;\n"
 			"BACKING is one of %s, %s, %s; BATCH a power of two up to 64.\n",
 		backing_names[ANON], backing_names[THP], backing_names[SHMEM]);
@@ -422,9 +441,11 @@ static void parse(int argc, char **argv, bool paging)
 {
 	int option;
 
-	while ((option = getopt(argc, argv, "b:n:pr:s:")) >= 0) {
+	while ((option = getopt(argc, argv, "b:en:pr:s:")) >= 0) {
 		if (option == 'b')
 			bytes = number(optarg, 1ull << 30);
+		else if (option == 'e')
+			count_entries = true;
 		else if (option == 'n' && paging)
 			batch = number(optarg, 64);
 		else if (option == 'p' && paging)
@@ -453,6 +474,8 @@ int main(int argc, char **argv)
 		puts("1..0 # SKIP no protected VMs, or no pages of 4K");
 		return 4;
 	}
+	if (count_entries && !el2trace_possible())
+		errx(1, "-e: this kernel does not trace EL2: boot one with NVHE_EL2_DEBUG");
 	content = map(bytes, -1);
 	write_words(content);
 	while (rounds--)
