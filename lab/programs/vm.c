@@ -8,20 +8,25 @@
  *	vm [-k KERNEL] [-c CPUS] [-r RUNS]
  *		KERNEL: of the case's files: vmlinuz when it is not said.  CPUS vCPUs: 1 and 4
  *		when it is not said.  RUNS: only restores whose number (the order of `restores`,
- *		then `served`) is that of a letter in this list: a for the first; x: their
- *		pager is lost; y and z: saved once more
+ *		then `served`) is that of a letter in this list: a for the first; v: their image
+ *		changes; w: ended by a signal before they run; x: their pager is lost; y and z:
+ *		saved once more
  *
  * To have another restore tried add a line to `restores`, or to `served`: these have
  * `infill serve` as their pager, and are tried once more while its worker is killed
  * with SIGKILL again and again.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -31,6 +36,17 @@
 #define WORDS_MAX 24
 #define USERFAULT_TRACE TRACE "2" /* recorded by that engine, and not by uffd */
 #define TRACE_COUNT_AT 48         /* infill-trace(7) */
+
+/* Ask the VMM to save its guest, which fails, and leaves nothing. */
+static bool save_fails(void)
+{
+	char *words[] = { VMM, "snapshot", "--control", CONTROL, "--memory", MEMORY "2", "--state",
+			  STATE "2", NULL };
+	struct guest client;
+
+	start(&client, words);
+	return finish(&client) == 1 && access(MEMORY "2", F_OK) && access(STATE "2", F_OK);
+}
 
 /* What is restored; NULL ends the words. */
 struct restore {
@@ -220,6 +236,53 @@ static void test_lost(const struct restore *restore, const char *cpus)
 	   restore->name);
 }
 
+/*
+ * It waits for a pager that says nothing, and is asked to end: it does at once, which is by the
+ * signal, since no guest runs yet.
+ */
+static void test_signal(const char *cpus)
+{
+	const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = PAGER };
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct pollfd fd = { .fd = listener, .events = POLLIN };
+	struct guest guest;
+	bool good;
+
+	good = !bind(listener, (const struct sockaddr *)&address, sizeof(address)) &&
+	       !listen(listener, 1);
+	if (!ok(good, "%s CPUs: a pager that says nothing", cpus))
+		return;
+	start_restore(&guest, &served[0], false);
+	good = poll(&fd, 1, (int)(wait_seconds() * 1000)) == 1 && !kill(guest.pid, SIGTERM);
+	ok(finish(&guest) == 128 + SIGTERM && good, "%s CPUs: a signal ends it while it waits", cpus);
+	close(listener);
+	unlink(PAGER);
+}
+
+/* An idle guest is saved when its pager can fill no more: that fails, and the VMM ends. */
+static void test_changed(const char *cpus)
+{
+	static const struct restore rows[] = {
+		{ "uffd", { "--engine", "uffd", "--fill", "none", "--control", CONTROL, NULL } },
+		{ "userfault", { "--engine", "userfault", "--fill", "none", "--control", CONTROL,
+				 NULL } },
+	};
+	struct answers found;
+
+	for (unsigned int i = 0; i < COUNT(rows); i++) {
+		struct guest guest;
+		bool good;
+
+		start_restore(&guest, &rows[i], true);
+		good = ask_sum(&guest, "go\n", "work 2 ok ", &found.work) &&
+		       !utimensat(AT_FDCWD, MEMORY, NULL, 0);
+		good = save_fails() && good;
+		ok(finish(&guest) == 1 && good,
+		   "%s CPUs: %s, the image changed: no snapshot, and the VMM ends", cpus,
+		   rows[i].name);
+	}
+}
+
 /* Those that RUNS names; each of `served` has two letters. */
 static void test_restores(const char *cpus, const struct answers *expected, const char *runs)
 {
@@ -234,6 +297,10 @@ static void test_restores(const char *cpus, const struct answers *expected, cons
 	for (unsigned int i = 0; i < COUNT(served); i++)
 		if (!runs || strchr(runs, 'x'))
 			test_lost(&served[i], cpus);
+	if (!runs || strchr(runs, 'w'))
+		test_signal(cpus);
+	if (!runs || strchr(runs, 'v'))
+		test_changed(cpus);
 }
 
 /* It says what it has done while its vCPUs are in KVM_RUN, where an idle guest stays. */
