@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
+# check-timeout: 900
 """What the kernel's own tools say of the series: checkpatch --strict of every step, kernel-doc of every
 file that is touched, docutils of every touched page. What they say of the release without the series
 is not held against it. Add here what a maintainer's scripts look at."""
