@@ -2,31 +2,40 @@
 /*
  * restore.c: a VMM in 20 lines that restores its guest's memory lazily.  What a
  * real one does with KVM is a comment here; the "guest" adds up all of its
- * memory.  This is the README's example: keep it short, and keep it compiling.
+ * memory.  What is between the marks is the README's example, word by word: keep
+ * it short, and keep it compiling.
  *
- *     cc restore.c $(pkg-config --cflags --libs libinfill) && ./a.out MEMORY_FILE
+ *     cc restore.c $(pkg-config --cflags --libs libinfill) && ./a.out MEMORY_FILE [TRACE]
  */
 #include <infill.h>
 #include <stdio.h>
 
 int main(int argc, char **argv)
 {
+	const char *path = argv[1], *trace = argc == 3 ? argv[2] : NULL;
+	uint64_t sum = 0;
+
+	if (argc != 2 && argc != 3) {
+		fprintf(stderr, "restore: usage: restore MEMORY_FILE [TRACE]\n");
+		return 2;
+	}
+	/* README.md begins here */
 	struct infill_image *image = NULL;
 	struct infill_memory *memory = NULL;
 	struct infill_pool *pool = NULL;
 	struct infill_session *session = NULL;
 	struct infill_region ram = { .size = sizeof(ram) };
-	uint64_t sum = 0;
+	struct infill_session_options options = { .size = sizeof(options), .trace = trace };
 
-	if (argc != 2 || infill_image_open(&image, argv[1], NULL) ||
-	    infill_memory_new(&memory) || infill_pool_new(&pool, NULL))
+	if (infill_image_open(&image, path, NULL) || infill_memory_new(&memory) ||
+	    infill_pool_new(&pool, NULL))
 		goto failed;
 	ram.length = infill_image_bytes(image);
 	if (infill_memory_map(memory, &ram) ||
-	    infill_session_start(&session, pool, memory, image, NULL))
+	    infill_session_start(&session, pool, memory, image, &options))
 		goto failed;
-
-	/* KVM_SET_USER_MEMORY_REGION with ram.hva, KVM_RUN: the guest runs at once. */
+	/* ram.hva is guest memory: KVM_SET_USER_MEMORY_REGION, and run the vCPUs at once */
+	/* README.md ends here */
 	for (const uint64_t *p = (void *)(uintptr_t)ram.hva, *end = p + ram.length / 8; p < end;)
 		sum += *p++;
 	printf("%llu bytes, sum %016llx\n", (unsigned long long)ram.length,
@@ -39,6 +48,6 @@ int main(int argc, char **argv)
 	infill_image_close(image);
 	return 0;
 failed:
-	fprintf(stderr, "restore: %s\n", argc == 2 ? infill_error() : "usage: restore MEMORY_FILE");
-	return argc == 2 ? 1 : 2;
+	fprintf(stderr, "restore: %s\n", infill_error());
+	return 1;
 }

@@ -3,8 +3,9 @@
  * userfault.c: what a VMM adds to have its guest's memory, here one guest_memfd,
  * filled by KVM Userfault: before the vCPUs run, in their run loops, and at the
  * end.  The VMM has made the VM, the guest_memfd (GUEST_MEMFD_FLAG_MMAP), its
- * mapping and the vCPUs.  This is the README's example: keep it short, and keep
- * it compiling.  vmm/engine_pager.c is a whole one.
+ * mapping and the vCPUs.  What is between the marks is the README's example, word
+ * by word: keep it short.  lib/test/lab/example.c runs it; vmm/engine_pager.c is a
+ * whole one.
  */
 #include <errno.h>
 #include <infill.h>
@@ -24,7 +25,8 @@ int pager_start(struct pager *p, int vm_fd, const char *path, const struct infil
 int run_vcpu(struct pager *p, int vcpu_fd, struct kvm_run *run, int (*handle)(struct kvm_run *));
 void pager_stop(struct pager *p);
 
-/* RAM: gpa, hva, length, slot, slot_flags, guest_memfd, INFILL_BACKING_GUEST_MEMFD. */
+/* README.md begins here */
+/* Before the vCPUs run.  RAM names the memslot, its mapping and its guest_memfd. */
 int pager_start(struct pager *p, int vm_fd, const char *path, const struct infill_region *ram)
 {
 	int err = infill_image_open(&p->image, path, NULL);
@@ -40,7 +42,7 @@ int pager_start(struct pager *p, int vm_fd, const char *path, const struct infil
 	return err;
 }
 
-/* On the vCPU's thread. */
+/* On each vCPU's thread, until HANDLE, which is given all other exits, has it end. */
 int run_vcpu(struct pager *p, int vcpu_fd, struct kvm_run *run, int (*handle)(struct kvm_run *))
 {
 	struct infill_vcpu *vcpu;
@@ -58,6 +60,7 @@ int run_vcpu(struct pager *p, int vcpu_fd, struct kvm_run *run, int (*handle)(st
 	infill_vcpu_free(vcpu);
 	return err;
 }
+/* README.md ends here */
 
 /* When no vCPU runs any more. */
 void pager_stop(struct pager *p)

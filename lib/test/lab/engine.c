@@ -442,6 +442,7 @@ static const struct test tests[] = {
 	{ "dropped by the VMM itself", test_dropped },
 	{ "a session that has failed", test_failed },
 	{ "a pager that is gone", test_pager_gone },
+	{ "the README's example", test_example },
 	{ "recorded, in the order of touches", test_recording_order },
 	{ "recorded, by several at once", test_recording_threads },
 	{ "recorded, the same pages by several", test_recording_same_pages },

@@ -43,6 +43,9 @@ void test_recording_order(enum kind kind);
 void test_recording_threads(enum kind kind);
 void test_recording_same_pages(enum kind kind);
 
+/* example.c: examples/userfault.c */
+void test_example(enum kind kind);
+
 /* shortage.c: no huge page is free; KIND is HUGETLB */
 void test_shortage(enum kind kind);
 void test_shortage_passes(enum kind kind);

@@ -157,6 +157,11 @@ static bool make_vm(struct rig *rig, enum kind kind, bool protected)
 	return true;
 }
 
+bool set_up_vm(struct rig *rig, enum kind kind)
+{
+	return make_vm(rig, kind, false);
+}
+
 static bool start(struct rig *rig, const char *pager, const struct infill_session_options *options,
 		  unsigned vcpus)
 {

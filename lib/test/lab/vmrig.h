@@ -86,7 +86,10 @@ struct rig {
 bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
 	    unsigned vcpus);
 
-/* The same with a pager in another process, which listens at PAGER. */
+/* The same without a session and vCPUs, which the test makes. */
+bool set_up_vm(struct rig *rig, enum kind kind);
+
+/* set_up() with a pager in another process, which listens at PAGER. */
 bool set_up_connected(struct rig *rig, enum kind kind, const char *pager,
 		      const struct infill_session_options *options, unsigned vcpus);
 

@@ -83,7 +83,7 @@ static void wrong_usage_is_told(void **state)
 
 	(void)state;
 	assert_int_equal(run_example(NULL, text, sizeof(text)), 2);
-	assert_string_equal(text, "restore: usage: restore MEMORY_FILE\n");
+	assert_string_equal(text, "restore: usage: restore MEMORY_FILE [TRACE]\n");
 }
 
 int main(void)
