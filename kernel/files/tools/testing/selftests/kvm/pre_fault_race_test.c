@@ -9,10 +9,12 @@
 
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <asm/barrier.h>
 
+#include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "pre_fault_util.h"
@@ -47,23 +49,6 @@ static void catch_sigusr1(void)
 	struct sigaction sa = { .sa_handler = ignore_signal };
 
 	sigaction(SIGUSR1, &sa, NULL);
-}
-
-/* Returns an fd that gets the faults on missing pages, -1 if that can't be. */
-static int open_uffd(void *mem, u64 size)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range = { .start = (u64)mem, .len = size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
-
-	if (fd < 0)
-		return fd;
-	TEST_ASSERT(!ioctl(fd, UFFDIO_API, &api), "UFFDIO_API failed, errno %d", errno);
-	TEST_ASSERT(!ioctl(fd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER failed, errno %d", errno);
-	return fd;
 }
 
 /* Waits until someone waits for a page, and returns the page's address. */
@@ -117,7 +102,7 @@ PRE_FAULT_TEST(signal_while_blocked)
 	catch_sigusr1();
 	vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
 	pft_populate(pft_hva(vm), 2 * page_size);
-	interrupter.uffd = open_uffd(pft_hva(vm) + 2 * page_size, 2 * page_size);
+	interrupter.uffd = pft_open_uffd(pft_hva(vm) + 2 * page_size, 2 * page_size);
 	if (interrupter.uffd < 0)
 		SKIP(return, "no userfaultfd, errno %d", errno);
 
@@ -187,31 +172,35 @@ struct reloader {
 	struct kvm_vm *vm;
 	u32 slot;
 	int nr;
+	bool move;
 	bool done;
 };
 
-/* Delete and recreate a slot many times. */
+/* Delete and recreate a slot many times, or move TEST_SLOT away and back. */
 static void *reload_slot(void *data)
 {
 	struct reloader *reloader = data;
 	int i;
 
-	for (i = 0; i < reloader->nr; i++)
-		vm_mem_region_reload(reloader->vm, reloader->slot);
+	for (i = 0; i < reloader->nr; i++) {
+		if (reloader->move) {
+			vm_mem_region_move(reloader->vm, reloader->slot, OTHER_GPA);
+			vm_mem_region_move(reloader->vm, reloader->slot, TEST_GPA);
+		} else {
+			vm_mem_region_reload(reloader->vm, reloader->slot);
+		}
+	}
 	WRITE_ONCE(reloader->done, true);
 	return NULL;
 }
 
-/* The slot that is prefaulted comes and goes. */
-PRE_FAULT_TEST(slot_race)
+static void test_slot_race(bool move)
 {
+	struct reloader reloader = { .slot = TEST_SLOT, .nr = 100, .move = move };
 	const u64 size = SZ_4M;
-	struct reloader reloader = { .slot = TEST_SLOT, .nr = 100 };
 	struct kvm_vcpu *vcpu;
 	pthread_t thread;
 
-	if (!pft_can_count_faults())
-		SKIP(return, NO_FAULT_COUNT);
 	reloader.vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, size);
 	pft_populate(pft_hva(reloader.vm), size);
 
@@ -230,6 +219,22 @@ PRE_FAULT_TEST(slot_race)
 	TEST_ASSERT_EQ(pft_touch(vcpu, 0, size, true), 0);
 
 	kvm_vm_free(reloader.vm);
+}
+
+/* The slot that is prefaulted comes and goes. */
+PRE_FAULT_TEST(slot_race)
+{
+	if (!pft_can_count_faults())
+		SKIP(return, NO_FAULT_COUNT);
+	test_slot_race(false);
+}
+
+/* It's here and there. */
+PRE_FAULT_TEST(move_race)
+{
+	if (!pft_can_count_faults())
+		SKIP(return, NO_FAULT_COUNT);
+	test_slot_race(true);
 }
 
 /* A slot that isn't prefaulted comes and goes, which is no reason to fail. */
@@ -298,7 +303,7 @@ PRE_FAULT_TEST(memslot_update_is_not_stalled)
 
 	creator.vm = pft_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, NR_BLOCKED_PAGES * page_size);
 	sem_init(&creator.done, 0, 0);
-	uffd = open_uffd(pft_hva(creator.vm), NR_BLOCKED_PAGES * page_size);
+	uffd = pft_open_uffd(pft_hva(creator.vm), NR_BLOCKED_PAGES * page_size);
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd, errno %d", errno);
 
@@ -323,6 +328,93 @@ PRE_FAULT_TEST(memslot_update_is_not_stalled)
 	kvm_pthread_join(slot_thread, NULL);
 	kvm_close(uffd);
 	kvm_vm_free(creator.vm);
+}
+
+static void *delete_slot(void *data)
+{
+	vm_mem_region_delete(data, TEST_SLOT);
+	return NULL;
+}
+
+static void *move_slot(void *data)
+{
+	vm_mem_region_move(data, TEST_SLOT, OTHER_GPA);
+	return NULL;
+}
+
+static void *pre_fault_second_page(void *data)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = TEST_GPA + page_size, .size = page_size,
+	};
+	int ret = __pre_fault(data, &range);
+
+	/* It's the old memslot that counts, unless something has to be retried. */
+	TEST_ASSERT(!ret || errno == EAGAIN, "Wanted EAGAIN, got errno %d", errno);
+	return NULL;
+}
+
+/*
+ * A memslot can't go away as long as a prefault of one of its pages waits for
+ * userspace.  That's EAGAIN for other prefaults, which don't know yet whether it's
+ * gone for good.  Returns false without userfaultfd.
+ */
+static bool test_outgoing_slot(void *(*update)(void *vm))
+{
+	const u64 size = 3 * page_size;
+	struct kvm_pre_fault_memory range;
+	pthread_t pre_faulter, updater;
+	struct kvm_vcpu *vcpus[2];
+	struct kvm_vm *vm;
+	int uffd, i;
+	void *mem;
+	u64 page;
+
+	vm = vm_create_with_vcpus(2, pft_guest_code, vcpus);
+	pft_add_slot(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, size, 0);
+	mem = pft_hva(vm);
+	uffd = pft_open_uffd(mem + page_size, page_size);
+	if (uffd < 0)
+		return false;
+
+	kvm_pthread_create(&pre_faulter, NULL, pre_fault_second_page, vcpus[1]);
+	page = uffd_wait(uffd);
+	kvm_pthread_create(&updater, NULL, update, vm);
+
+	/* Until the update has begun it works; and what is mapped may always work. */
+	do {
+		kvm_madvise(mem, page_size, MADV_DONTNEED);
+		range = (struct kvm_pre_fault_memory) { .gpa = TEST_GPA, .size = page_size };
+	} while (!__pre_fault(vcpus[0], &range));
+	TEST_ASSERT(errno == EAGAIN, "Wanted EAGAIN, got errno %d", errno);
+	for (i = 0; i < 10; i++) {
+		pre_fault_fails(vcpus[0], TEST_GPA, size, 0, EAGAIN);
+		pre_fault_fails(vcpus[0], TEST_GPA + 2 * page_size, page_size,
+				pft_write_flag(), EAGAIN);
+	}
+
+	uffd_release(uffd, page);
+	kvm_pthread_join(pre_faulter, NULL);
+	kvm_pthread_join(updater, NULL);
+	pre_fault_fails(vcpus[0], TEST_GPA, size, 0, ENOENT);
+	if (update == move_slot)
+		pre_fault(vcpus[0], OTHER_GPA, size, 0);
+
+	kvm_close(uffd);
+	kvm_vm_free(vm);
+	return true;
+}
+
+PRE_FAULT_TEST(slot_is_being_deleted)
+{
+	if (!test_outgoing_slot(delete_slot))
+		SKIP(return, "no userfaultfd, errno %d", errno);
+}
+
+PRE_FAULT_TEST(slot_is_being_moved)
+{
+	if (!test_outgoing_slot(move_slot))
+		SKIP(return, "no userfaultfd, errno %d", errno);
 }
 
 /* Take the dirty pages from the ring, count them in @seen, and reset the ring. */

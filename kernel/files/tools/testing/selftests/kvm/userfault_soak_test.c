@@ -39,6 +39,12 @@
 #define DEFAULT_SECONDS	10
 #define PROGRESS_SECONDS 10
 
+#ifdef __x86_64__
+#define EMULATES_ACCESSES true
+#else
+#define EMULATES_ACCESSES false
+#endif
+
 /* What a read returns where there's no memslot. */
 #define NOTHING		~0ul
 
@@ -116,12 +122,17 @@ static size_t slot_size;
 static u64 seed;
 static bool stop;
 
+/* What KVM_CAP_PRE_FAULT_MEMORY returns. */
+static int pre_fault_cap;
+
 /* How often each vCPU's thread has entered or left KVM_RUN: odd while it's in there. */
 static u64 nr_entered[NR_VCPUS];
 
 /* What was done, to be told and to prove that it was. */
 static u64 nr_changes[NR_CHANGES];
-static u64 nr_exits, nr_prefaulted, nr_nothing, nr_signals;
+static u64 nr_exits, nr_prefaulted, nr_prefaulted_for_write, nr_nothing, nr_signals;
+/* Memslots that were created with pages missing. */
+static u64 nr_incomplete;
 
 static void count(u64 *counter, u64 by)
 {
@@ -239,6 +250,12 @@ static void discard(struct slot *s, u64 page, u64 nr)
 		s->filled[page++] = 0;
 }
 
+/* Without the flag, or the memslot, KVM has no business with the bitmap. */
+static void protect_bitmap(struct slot *s, int prot)
+{
+	TEST_ASSERT(!mprotect(s->bitmap, page_size, prot), "mprotect() failed");
+}
+
 static void begin_generation(struct slot *s)
 {
 	s->generation++;
@@ -249,6 +266,7 @@ static bool enable(struct slot *s)
 {
 	if (is_enabled(s))
 		return false;
+	protect_bitmap(s, PROT_READ | PROT_WRITE);
 	userfault_set(s->bitmap, 0, NR_PAGES);
 	set_region(s, s->region.flags | KVM_MEM_USERFAULT, slot_size);
 	begin_generation(s);
@@ -266,6 +284,7 @@ static bool disable(struct slot *s)
 	for (page = 0; page < NR_PAGES; page++)
 		__fill(s, page);
 	set_region(s, s->region.flags & ~KVM_MEM_USERFAULT, slot_size);
+	protect_bitmap(s, PROT_NONE);
 	return true;
 }
 
@@ -307,22 +326,40 @@ static void kick_vcpus(void)
 	}
 }
 
+static bool misses_pages(struct slot *s)
+{
+	u64 page;
+
+	for (page = 0; page < NR_PAGES; page++)
+		if (userfault_is_set(s->bitmap, page))
+			return true;
+	return false;
+}
+
 /*
  * A vCPU that found no memslot may have its access emulated when there's one
- * again.  That is an access of KVM's own, for which the bitmap doesn't count, so
- * nothing may be missing until such a vCPU is done.
+ * again.  On x86, that is an access of KVM's own, for which the bitmap doesn't
+ * count, so nothing may be missing until such a vCPU is done.
  */
 static bool reset(struct slot *s, u64 *state)
 {
+	const bool complete = EMULATES_ACCESSES || next(state) % 2;
 	u32 flags = s->region.flags;
 	u64 page;
 
 	set_region(s, 0, 0);
+	protect_bitmap(s, PROT_NONE);
 	usleep(next(state) % 1000);
-	for (page = 0; page < NR_PAGES; page++)
-		__fill(s, page);
+	if (flags & KVM_MEM_USERFAULT) {
+		protect_bitmap(s, PROT_READ | PROT_WRITE);
+		for (page = 0; complete && page < NR_PAGES; page++)
+			__fill(s, page);
+		if (misses_pages(s))
+			count(&nr_incomplete, 1);
+	}
 	set_region(s, flags, slot_size);
-	kick_vcpus();
+	if (EMULATES_ACCESSES)
+		kick_vcpus();
 	return true;
 }
 
@@ -402,6 +439,7 @@ static void pre_fault(struct kvm_vcpu *vcpu, u64 *state)
 	struct kvm_pre_fault_memory range = {
 		.gpa = SLOT_GPA(next(state) % nr_slots) + page * page_size,
 		.size = (1 + next(state) % (NR_PAGES - page)) * page_size,
+		.flags = next(state) % 2 ? pre_fault_cap & KVM_PRE_FAULT_FLAG_WRITE : 0,
 	};
 	u64 size = range.size;
 	int ret = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
@@ -409,7 +447,8 @@ static void pre_fault(struct kvm_vcpu *vcpu, u64 *state)
 	/* It's missing, being deleted, deleted, or a signal came. */
 	TEST_ASSERT(!ret || errno == EFAULT || errno == EAGAIN || errno == ENOENT ||
 		    errno == EINTR, "KVM_PRE_FAULT_MEMORY failed, errno %d", errno);
-	count(&nr_prefaulted, (size - range.size) / page_size);
+	count(range.flags ? &nr_prefaulted_for_write : &nr_prefaulted,
+	      (size - range.size) / page_size);
 }
 
 static struct slot *slot_of(gpa_t gpa)
@@ -451,7 +490,6 @@ static bool handle_exit(struct kvm_vcpu *vcpu, int ret, int err)
 
 static void *run_vcpu(void *arg)
 {
-	bool can_pre_fault = kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY);
 	unsigned long id = (unsigned long)arg;
 	struct kvm_vcpu *vcpu = vcpus[id];
 	u64 state = seed + 300 + id;
@@ -467,7 +505,7 @@ static void *run_vcpu(void *arg)
 
 		if (!handle_exit(vcpu, ret, err))
 			break;
-		if (can_pre_fault && next(&state) % 4 == 0)
+		if (pre_fault_cap && next(&state) % 4 == 0)
 			pre_fault(vcpu, &state);
 	}
 	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
@@ -583,8 +621,10 @@ static void tell(long seconds)
 {
 	int i;
 
-	pr_info("%lds: %lu exits, %lu pages prefaulted, %lu accesses to nothing, %lu signals",
-		seconds, nr_exits, nr_prefaulted, nr_nothing, nr_signals);
+	pr_info("%lds: %lu exits, %lu pages prefaulted, %lu for writing, ",
+		seconds, nr_exits, nr_prefaulted, nr_prefaulted_for_write);
+	pr_info("%lu accesses to nothing, %lu signals, %lu incomplete memslots created",
+		nr_nothing, nr_signals, nr_incomplete);
 	for (i = 0; i < NR_CHANGES; i++)
 		pr_info(", %lu %s", nr_changes[i], change_names[i]);
 	pr_info("\n");
@@ -649,6 +689,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_USERFAULT));
 	pr_info("The seed is %lu, for -s\n", seed);
 
+	pre_fault_cap = kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY);
 	page_size = getpagesize();
 	slot_size = NR_PAGES * page_size;
 	sigaction(SIGUSR1, &action, NULL);
@@ -657,6 +698,10 @@ int main(int argc, char *argv[])
 	free_vm();
 
 	TEST_ASSERT(nr_exits && nr_nothing && nr_signals, "Something never happened");
+	TEST_ASSERT(nr_incomplete || EMULATES_ACCESSES, "No memslot was created incomplete");
+	TEST_ASSERT(nr_prefaulted || !pre_fault_cap, "Nothing was prefaulted");
+	TEST_ASSERT(nr_prefaulted_for_write || !(pre_fault_cap & KVM_PRE_FAULT_FLAG_WRITE),
+		    "Nothing was prefaulted for writing");
 	for (i = 0; i < NR_CHANGES; i++)
 		TEST_ASSERT(nr_changes[i] || i == CHANGE_COLLAPSE, "Never %s", change_names[i]);
 	return 0;

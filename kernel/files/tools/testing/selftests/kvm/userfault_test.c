@@ -8,8 +8,11 @@
  */
 #include <linux/bitmap.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
+#include <semaphore.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "kvm_syscalls.h"
 #include "kvm_test_harness.h"
@@ -22,6 +25,7 @@
 
 #define NO_MEMORY	"no memory of that kind"
 #define NO_PREFAULT	"no KVM_PRE_FAULT_MEMORY"
+#define NO_UFFD		"no userfaultfd"
 #define NO_HUGE		"no KVM_USERFAULT_HUGE"
 
 /* The host's, which is what a bit of the bitmap is for. */
@@ -538,27 +542,46 @@ USERFAULT_TEST(block_amid_word)
 	test_block_amid_word(100);
 }
 
-/* A memslot that has only a part of the host's huge page, or too little of it. */
+/* A memslot that lacks the first or the last page of the host's huge page. */
+static void test_part_of_block(void *mem, bool first)
+{
+	const u64 nr = pmd_size / page_size - 1;
+	struct uf_vm u = { .nr_pages = nr, .mem = mem + first * page_size, .gmem_fd = -1 };
+	struct kvm_userspace_memory_region2 region = {
+		.slot = TEST_SLOT,
+		.flags = KVM_MEM_USERFAULT,
+		.guest_phys_addr = TEST_GPA + first * page_size,
+		.memory_size = nr * page_size,
+		.userspace_addr = (uintptr_t)u.mem,
+	};
+
+	u.vm = pft_create_vm_without_slot(VM_SHAPE_DEFAULT, &u.vcpu, pmd_size);
+	u.bitmap = userfault_alloc_bitmap(nr);
+	region.userfault_bitmap = (uintptr_t)u.bitmap;
+	vm_ioctl(u.vm, KVM_SET_USER_MEMORY_REGION2, &region);
+	TEST_ASSERT_EQ(pft_touch(u.vcpu, first * page_size, nr * page_size, false), nr);
+
+	free_vm(&u);
+}
+
 USERFAULT_TEST(part_of_block)
 {
-	const u64 nr = pmd_size / page_size;
-	struct uf_vm u;
+	void *mem, *block;
 
 	if (!can_count_faults())
 		SKIP(return, NO_FAULT_COUNT);
-	if (!create_vm(&u, MEM_THP, nr))
+	if (!thp_configured())
 		SKIP(return, NO_MEMORY);
 
-	vm_mem_region_delete(u.vm, TEST_SLOT);
-	pft_add_slot(u.vm, VM_MEM_SRC_ANONYMOUS_THP, TEST_GPA, TEST_SLOT,
-		     pmd_size - page_size, 0);
-	pft_map_slot0(u.vcpu);
-	u.mem = pft_hva(u.vm);
-	fill(&u, 0, nr - 1);
-	enable(&u);
-	TEST_ASSERT_EQ(touch(&u, 0, nr - 1, false).faults, nr - 1);
+	mem = kvm_mmap(2 * pmd_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	block = align_ptr_up(mem, pmd_size);
+	kvm_madvise(block, pmd_size, MADV_HUGEPAGE);
+	kvm_madvise(block, pmd_size, MADV_POPULATE_WRITE);
+	kvm_madvise(block, pmd_size, MADV_COLLAPSE);
 
-	free_vm(&u);
+	test_part_of_block(block, false);
+	test_part_of_block(block, true);
+	kvm_munmap(mem, 2 * pmd_size);
 }
 
 /* KVM looks at the bit of the page, wherever that is in the bitmap. */
@@ -707,6 +730,162 @@ MEMORY_TEST(free_bitmap)
 	pft_map_slot0(u.vcpu);
 	TEST_ASSERT_EQ(touch(&u, 0, nr, true).exits, 0);
 
+	free_vm(&u);
+}
+
+struct updater {
+	struct uf_vm *u;
+	bool delete;
+	sem_t done;
+};
+
+/* Disable the flag, or delete the memslot, and free the bitmap at once. */
+static void *free_after_update(void *data)
+{
+	struct updater *updater = data;
+	struct uf_vm *u = updater->u;
+
+	if (updater->delete)
+		vm_mem_region_delete(u->vm, TEST_SLOT);
+	else
+		disable(u);
+	userfault_free_bitmap(u->bitmap, u->nr_pages);
+	u->bitmap = NULL;
+	sem_post(&updater->done);
+	return NULL;
+}
+
+static void *run_to_end(void *data)
+{
+	struct kvm_vcpu *vcpu = data;
+
+	vcpu_run(vcpu);
+	/* The memslot may be gone before the guest has used what was mapped. */
+	while (vcpu->run->exit_reason == KVM_EXIT_MMIO &&
+	       vcpu->run->mmio.phys_addr == TEST_GPA)
+		vcpu_run(vcpu);
+	pft_finish_access(vcpu);
+	return NULL;
+}
+
+/*
+ * A vCPU waits for the bitmap itself when the flag is disabled, or the memslot
+ * deleted.  That has to wait for the vCPU, which would find no bitmap otherwise.
+ * An update that doesn't wait takes some time, too: give it that, and demand that
+ * it isn't done even so.  Returns false without userfaultfd.
+ */
+static bool test_bitmap_in_use(struct uf_vm *u, bool delete)
+{
+	struct updater updater = { .u = u, .delete = delete };
+	struct uffdio_zeropage zero = {
+		.range = { .start = (u64)u->bitmap, .len = page_size },
+	};
+	pthread_t vcpu_thread, thread;
+	struct timespec until;
+	struct uffd_msg msg;
+	int uffd;
+
+	uffd = pft_open_uffd(u->bitmap, page_size);
+	if (uffd < 0)
+		return false;
+
+	sem_init(&updater.done, 0, 0);
+	pft_start_access(u->vcpu, 0, page_size, true);
+	enable(u);
+	kvm_pthread_create(&vcpu_thread, NULL, run_to_end, u->vcpu);
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "No message from userfaultfd");
+	kvm_pthread_create(&thread, NULL, free_after_update, &updater);
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until = timespec_add_ns(until, NSEC_PER_SEC / 5);
+	TEST_ASSERT(sem_timedwait(&updater.done, &until), "The bitmap is freed, but in use");
+
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_ZEROPAGE, &zero),
+		    "UFFDIO_ZEROPAGE failed, errno %d", errno);
+	kvm_pthread_join(vcpu_thread, NULL);
+	kvm_pthread_join(thread, NULL);
+	kvm_close(uffd);
+	return true;
+}
+
+MEMORY_TEST(disable_waits)
+{
+	struct uf_vm u;
+
+	if (!create_vm(&u, variant->memory, 1))
+		SKIP(return, NO_MEMORY);
+	if (!test_bitmap_in_use(&u, false))
+		SKIP(return, NO_UFFD);
+	free_vm(&u);
+}
+
+MEMORY_TEST(delete_waits)
+{
+	struct uf_vm u;
+
+	if (!create_vm(&u, variant->memory, 1))
+		SKIP(return, NO_MEMORY);
+	if (!test_bitmap_in_use(&u, true))
+		SKIP(return, NO_UFFD);
+	free_vm(&u);
+}
+
+struct repeater {
+	struct kvm_vcpu *vcpu;
+	u64 sum;
+	bool *stop;
+};
+
+/* Have the vCPU read all memory again and again, none of which is missing. */
+static void *repeat_access(void *data)
+{
+	struct repeater *repeater = data;
+
+	while (!READ_ONCE(*repeater->stop)) {
+		vcpu_run(repeater->vcpu);
+		TEST_ASSERT_EQ(pft_finish_access(repeater->vcpu), repeater->sum);
+	}
+	return NULL;
+}
+
+#define NR_REPEATERS	3
+#define NR_RACE_ROUNDS	200
+
+/* Each time that the flag is set vCPUs begin to look at a bitmap, which soon goes. */
+MEMORY_TEST(free_bitmap_race)
+{
+	struct uf_vm u = { .nr_pages = 512, .gmem_fd = -1 };
+	struct repeater repeaters[NR_REPEATERS];
+	struct kvm_vcpu *vcpus[NR_REPEATERS];
+	pthread_t threads[NR_REPEATERS];
+	bool stop = false;
+	int i;
+
+	u.vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_REPEATERS,
+				      u.nr_pages * page_size / MIN_PAGE_SIZE,
+				      pft_guest_code, vcpus);
+	virt_map(u.vm, TEST_GVA, TEST_GPA, u.nr_pages * page_size / u.vm->page_size);
+	if (!add_memory(&u, variant->memory))
+		SKIP(return, NO_MEMORY);
+	fill(&u, 0, u.nr_pages);
+
+	pft_start_access(vcpus[0], 0, u.nr_pages * page_size, false);
+	for (i = 0; i < NR_REPEATERS; i++) {
+		repeaters[i] = (struct repeater) { vcpus[i], sum_of(0, u.nr_pages), &stop };
+		kvm_pthread_create(&threads[i], NULL, repeat_access, &repeaters[i]);
+	}
+	for (i = 0; i < NR_RACE_ROUNDS; i++) {
+		u.bitmap = userfault_alloc_bitmap(u.nr_pages);
+		enable(&u);
+		usleep(i * 10);
+		disable(&u);
+		userfault_free_bitmap(u.bitmap, u.nr_pages);
+	}
+	WRITE_ONCE(stop, true);
+	for (i = 0; i < NR_REPEATERS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	u.bitmap = NULL;
 	free_vm(&u);
 }
 

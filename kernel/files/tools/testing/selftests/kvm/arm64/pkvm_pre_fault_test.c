@@ -295,7 +295,7 @@ PKVM_TEST(hwpoison)
 	const gpa_t poisoned = TEST_GPA + 3 * page_size;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS);
-	struct pkvm_usage before = pkvm_boot(vcpu);
+	struct pkvm_usage before;
 	int ret;
 
 	sigaction(SIGBUS, &sa, NULL);
@@ -305,6 +305,7 @@ PKVM_TEST(hwpoison)
 	expect_sigbus = false;
 	if (ret)
 		SKIP(return, "can't poison memory, errno %d", errno);
+	before = pkvm_boot(vcpu);
 
 	pre_fault_stops(vcpu, TEST_GPA, mem_size, 0, poisoned, EHWPOISON);
 	pkvm_assert_pages(&before, 3);
@@ -350,22 +351,6 @@ PKVM_TEST(not_the_hosts)
 /*
  * Memory that userfaultfd has to provide.
  */
-static int open_uffd(void *mem)
-{
-	struct uffdio_register reg = {
-		.range = { (u64)mem, mem_size },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return -1;
-	TEST_ASSERT(!ioctl(fd, UFFDIO_API, &api), "UFFDIO_API failed");
-	TEST_ASSERT(!ioctl(fd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER failed");
-	return fd;
-}
-
 struct pager {
 	int uffd;
 	pthread_t vcpu_thread;
@@ -412,12 +397,13 @@ PKVM_TEST(userfaultfd)
 	struct kvm_vm *vm = pkvm_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, mem_size);
 	struct pager pager = { .vcpu_thread = pthread_self() };
 	struct sigaction action = { .sa_handler = nop };
-	struct pkvm_usage before = pkvm_boot(vcpu);
+	struct pkvm_usage before;
 	pthread_t thread;
 
-	pager.uffd = open_uffd(pft_hva(vm));
+	pager.uffd = pft_open_uffd(pft_hva(vm), mem_size);
 	if (pager.uffd < 0)
 		SKIP(return, "no userfaultfd");
+	before = pkvm_boot(vcpu);
 
 	/* For the guest's fault. */
 	kvm_pthread_create(&thread, NULL, page, &pager);
@@ -445,41 +431,93 @@ PKVM_TEST(userfaultfd)
 }
 
 /*
- * A vCPU faults on what another thread prefaults: whoever is second gives back
- * what it has pinned.
+ * vCPUs fault on what other threads prefault, pages alone and many at once, from
+ * boundaries of what KVM donates at once and from elsewhere: whoever is second
+ * gives back what it has pinned.
  */
-#define RACE_ROUNDS	6
+#define RACE_ROUNDS	12
+#define NR_RACERS	2
+
+struct pre_faulter {
+	struct kvm_vcpu *vcpu;
+	u64 nr_pages;
+	unsigned int seed;
+};
 
 static void *pre_fault_all(void *arg)
 {
-	u64 gpa;
+	struct pre_faulter *p = arg;
+	u64 page, nr;
 
-	for (gpa = TEST_GPA; gpa < TEST_GPA + mem_size; gpa += page_size)
-		pre_fault(arg, gpa, page_size, 0);
+	for (page = 0; page < p->nr_pages; page += nr) {
+		/* Up to twice of what KVM donates at once, often few. */
+		nr = 1 + rand_r(&p->seed) % (1 << rand_r(&p->seed) % 7);
+		nr = min(nr, p->nr_pages - page);
+		pre_fault(p->vcpu, TEST_GPA + page * page_size, nr * page_size, 0);
+	}
 	return NULL;
+}
+
+struct racing_reader {
+	struct kvm_vcpu *vcpu;
+	u64 first, nr_pages;
+	u64 sum;
+};
+
+/* From some page to the last, and then those before it. */
+static void *read_race(void *arg)
+{
+	struct racing_reader *r = arg;
+
+	r->sum = guest_read(r->vcpu, r->first, r->nr_pages - r->first);
+	r->sum += guest_read(r->vcpu, 0, r->first);
+	return NULL;
+}
+
+static void __test_race(int round)
+{
+	/* As much as pkvm_boot() allows. */
+	const u64 size = max_t(u64, mem_size, SZ_1M), nr = size / page_size;
+	struct pre_faulter pre_faulters[NR_RACERS];
+	struct racing_reader readers[NR_RACERS];
+	struct kvm_vcpu *vcpus[2 * NR_RACERS];
+	pthread_t threads[2 * NR_RACERS];
+	struct pkvm_usage before;
+	struct kvm_vm *vm;
+	int i;
+
+	vm = pkvm_create_vm_with_vcpus(2 * NR_RACERS, vcpus, size);
+	pft_add_slot(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, size, 0);
+	pft_populate(pft_hva(vm), size);
+	for (i = 0; i < NR_RACERS; i++) {
+		pre_faulters[i] = (struct pre_faulter) {
+			vcpus[i], nr, NR_RACERS * round + i,
+		};
+		readers[i] = (struct racing_reader) {
+			vcpus[NR_RACERS + i], i * nr / NR_RACERS, nr,
+		};
+		before = pkvm_boot(readers[i].vcpu);
+	}
+
+	for (i = 0; i < NR_RACERS; i++) {
+		kvm_pthread_create(&threads[i], NULL, pre_fault_all, &pre_faulters[i]);
+		kvm_pthread_create(&threads[NR_RACERS + i], NULL, read_race, &readers[i]);
+	}
+	for (i = 0; i < 2 * NR_RACERS; i++)
+		kvm_pthread_join(threads[i], NULL);
+
+	for (i = 0; i < NR_RACERS; i++)
+		TEST_ASSERT_EQ(readers[i].sum, pkvm_sum_of(0, nr));
+	pkvm_assert_pages(&before, nr);
+	kvm_vm_free(vm);
 }
 
 PKVM_TEST(race)
 {
-	struct kvm_vcpu *vcpus[3];
-	struct pkvm_usage before;
-	pthread_t threads[2];
-	struct kvm_vm *vm;
-	int i, j;
+	int round;
 
-	for (i = 0; i < RACE_ROUNDS; i++) {
-		vm = pkvm_create_vm_with_vcpus(3, vcpus, mem_size);
-		pft_add_slot(vm, VM_MEM_SRC_ANONYMOUS, TEST_GPA, TEST_SLOT, mem_size, 0);
-		pft_populate(pft_hva(vm), mem_size);
-		before = pkvm_boot(vcpus[0]);
-		for (j = 0; j < 2; j++)
-			kvm_pthread_create(&threads[j], NULL, pre_fault_all, vcpus[j + 1]);
-		TEST_ASSERT_EQ(guest_read(vcpus[0], 0, NR_PAGES), pkvm_sum_of(0, NR_PAGES));
-		for (j = 0; j < 2; j++)
-			kvm_pthread_join(threads[j], NULL);
-		pkvm_assert_pages(&before, NR_PAGES);
-		kvm_vm_free(vm);
-	}
+	for (round = 0; round < RACE_ROUNDS; round++)
+		__test_race(round);
 }
 
 /*

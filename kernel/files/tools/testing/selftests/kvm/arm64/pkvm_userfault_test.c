@@ -84,6 +84,28 @@ PKVM_TEST(first_touch)
 	free_vm(vm, bitmap);
 }
 
+/* Userspace that provides a page again is too late, and spoils nothing. */
+PKVM_TEST(provide_late)
+{
+	struct pkvm_call call = { .op = PKVM_READ, .addr = TEST_GVA, .nr = 1 };
+	struct kvm_vcpu *vcpu;
+	u64 *bitmap;
+	struct kvm_vm *vm = create_vm(&vcpu, &bitmap);
+
+	userfault_enable(vm, TEST_SLOT, bitmap);
+	assert_exit(vcpu, __pkvm_call(vcpu, &call), TEST_GPA);
+	provide(vm, bitmap, 0);
+	TEST_ASSERT_EQ(__pkvm_call(vcpu, &call), 0);
+	TEST_ASSERT_EQ(call.result, 1);
+	TEST_ASSERT(!pkvm_host_can_write(pft_hva(vm)), "The host can write a guest's page");
+	/* Not even if it says that the page is missing. */
+	userfault_set(bitmap, 0, 1);
+	TEST_ASSERT(!pkvm_host_can_write(pft_hva(vm)), "The host can write a guest's page");
+	TEST_ASSERT_EQ(__pkvm_call(vcpu, &call), 0);
+	TEST_ASSERT_EQ(call.result, 1);
+	free_vm(vm, bitmap);
+}
+
 /* The repeated fault donates the page, i.e. the guest doesn't fault again. */
 PKVM_TEST(repeated_fault)
 {

@@ -35,10 +35,16 @@ PKVM_TEST(donate)
 	for (i = 0; i < NR_PAGES; i++)
 		TEST_ASSERT_EQ(pkvm_host_can_read(mem + i * page_size), i == NR_PAGES - 1);
 
-	/* A system call that copies from it fails, and spoils nothing. */
+	/* A store fails as a load does, and so do system calls: nothing is spoilt. */
+	TEST_ASSERT(!pkvm_host_can_write(mem), "The host can write a guest's page");
 	TEST_ASSERT_EQ(pipe(fds), 0);
 	TEST_ASSERT_EQ(write(fds[1], mem, 8), -1);
 	TEST_ASSERT_EQ(errno, EFAULT);
+	TEST_ASSERT_EQ(write(fds[1], "spoilt!", 8), 8);
+	TEST_ASSERT_EQ(read(fds[0], mem, 8), -1);
+	TEST_ASSERT_EQ(errno, EFAULT);
+	TEST_ASSERT_EQ(pkvm_call(vcpu, PKVM_READ, TEST_GVA, NR_PAGES - 1, 0),
+		       pkvm_sum_of(0, NR_PAGES - 1));
 	kvm_close(fds[0]);
 	kvm_close(fds[1]);
 	pkvm_call(vcpu, PKVM_WRITE, TEST_GVA, NR_PAGES, 7);
@@ -102,9 +108,9 @@ PKVM_TEST(reclaim)
 
 /*
  * An access of the kernel that isn't prepared to fail takes the page away from
- * the guest, empty and for good.
+ * the guest, empty and for good.  What is written is the host's only.
  */
-PKVM_TEST(force_reclaim)
+static void test_force_reclaim(bool write)
 {
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = pkvm_create_vm(&vcpu, VM_MEM_SRC_ANONYMOUS, NR_PAGES * page_size);
@@ -114,15 +120,30 @@ PKVM_TEST(force_reclaim)
 
 	pkvm_call(vcpu, PKVM_WRITE, TEST_GVA, NR_PAGES, 11);
 	before = pkvm_get_usage();
+	if (write)
+		pkvm_kernel_write(mem + 1, 12);
 	TEST_ASSERT_EQ(pkvm_kernel_read(mem), 0);
 	TEST_ASSERT(pkvm_host_can_read(mem), "A reclaimed page isn't the host's");
+	TEST_ASSERT_EQ(READ_ONCE(mem[1]), write ? 12 : 0);
 
+	TEST_ASSERT_EQ(pkvm_call(vcpu, PKVM_READ, TEST_GVA + page_size, NR_PAGES - 1, 0),
+		       11 * (NR_PAGES - 1));
 	TEST_ASSERT_EQ(__pkvm_call(vcpu, &call), -EFAULT);
 	TEST_ASSERT_EQ(__pkvm_call(vcpu, &call), -EFAULT);
 	/* It's pinned as before. */
 	pkvm_assert_pages(&before, 0);
 
 	kvm_vm_free(vm);
+}
+
+PKVM_TEST(force_reclaim)
+{
+	test_force_reclaim(false);
+}
+
+PKVM_TEST(force_reclaim_by_write)
+{
+	test_force_reclaim(true);
 }
 
 /* Memslots that a protected VM can't have, or can't have any more. */

@@ -22,6 +22,7 @@
 
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
+#include "pre_fault_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall.h"
@@ -34,6 +35,13 @@
 #define NR_ALL_PAGES		(NR_PAGES + 1)
 #define DATA_GPA		0x100000000ul
 #define DATA_SLOT		10
+
+/* L2 has block n where L1 has block NR_BLOCKS - 1 - n. */
+#define NR_BLOCKS		2ul
+#define BLOCK_SIZE		((u64)SZ_2M)
+#define BLOCK_PAGES		(BLOCK_SIZE / SZ_4K)
+#define BLOCK_GPA		(DATA_GPA + SZ_1G)
+#define BLOCK_SLOT		11
 
 #define VNCR_DATA		0x123456000ul
 /* Where FEAT_NV2 has VTTBR_EL2. */
@@ -183,6 +191,23 @@ static void guest_l2_both(void)
 	GUEST_SYNC(0);
 }
 
+/* Read all blocks over and over, but tell of each. */
+static void guest_l2_blocks(void)
+{
+	u64 page, block, gpa;
+
+	for (;;) {
+		for (block = 0; block < NR_BLOCKS; block++) {
+			gpa = BLOCK_GPA + block * BLOCK_SIZE;
+			for (page = 0; page < BLOCK_PAGES; page++)
+				GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(gpa + page * SZ_4K)),
+						pattern((NR_BLOCKS - 1 - block) *
+							BLOCK_PAGES + page));
+			GUEST_SYNC(block);
+		}
+	}
+}
+
 /* As a hypervisor has it, i.e. the access is to L1's VNCR page. */
 static void l2_check_vncr(void)
 {
@@ -213,8 +238,9 @@ static void guest_l2_drops(void)
  * Userspace.
  */
 
-/* Map a page in an L1-owned stage-2 of two or three levels. */
-static void s2_map(struct kvm_vm *vm, u64 root, int levels, u64 ipa, u64 gpa)
+/* Map a page, or a block, in an L1-owned stage-2 of two or three levels. */
+static void __s2_map(struct kvm_vm *vm, u64 root, int levels, u64 ipa, u64 gpa,
+		     bool block)
 {
 	unsigned int bits = vm->page_shift - 3;
 	u64 table = root, *entry;
@@ -223,13 +249,20 @@ static void s2_map(struct kvm_vm *vm, u64 root, int levels, u64 ipa, u64 gpa)
 	for (level = levels - 1; ; level--) {
 		entry = (u64 *)addr_gpa2hva(vm, table) +
 			(ipa >> (vm->page_shift + level * bits) & (BIT(bits) - 1));
-		if (!level)
+		if (level == block)
 			break;
 		if (!*entry)
 			*entry = vm_alloc_page_table(vm) | PMD_TYPE_TABLE | PTE_VALID;
 		table = *entry & PTE_ADDR_MASK(vm->page_shift);
 	}
-	*entry = gpa | S2_NORMAL | S2_RW | PTE_SHARED | PTE_AF | PTE_TYPE_PAGE | PTE_VALID;
+	*entry = gpa | S2_NORMAL | S2_RW | PTE_SHARED | PTE_AF | PTE_VALID;
+	if (!block)
+		*entry |= PTE_TYPE_PAGE;
+}
+
+static void s2_map(struct kvm_vm *vm, u64 root, int levels, u64 ipa, u64 gpa)
+{
+	__s2_map(vm, root, levels, ipa, gpa, false);
 }
 
 /* As many levels as have a start level of 1 (4K) or 2. */
@@ -480,6 +513,74 @@ static void test_no_bitmap(bool gmem)
 	run_to_sync(vcpu, 1);
 }
 
+/* Returns where the blocks are in userspace, all of them filled. */
+static void *add_blocks(struct kvm_vm *vm)
+{
+	const u64 size = NR_BLOCKS * BLOCK_SIZE;
+	u64 page, block;
+	void *mem;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_THP, BLOCK_GPA, BLOCK_SLOT,
+				    size / vm->page_size, 0);
+	virt_map(vm, BLOCK_GPA, BLOCK_GPA, size / vm->page_size);
+	for (block = 0; block < NR_BLOCKS; block++)
+		__s2_map(vm, config.root, s2_levels(vm), BLOCK_GPA + block * BLOCK_SIZE,
+			 BLOCK_GPA + (NR_BLOCKS - 1 - block) * BLOCK_SIZE, true);
+
+	mem = memslot2region(vm, BLOCK_SLOT)->host_mem;
+	for (page = 0; page < NR_BLOCKS * BLOCK_PAGES; page++)
+		WRITE_ONCE(*(u64 *)(mem + page * SZ_4K), pattern(page));
+	return mem;
+}
+
+/*
+ * L2 reads all blocks.  One that is complete takes one fault.  Of one whose last
+ * page is missing each page takes one, and one more if it's missing itself.
+ */
+static void test_blocks(bool gmem)
+{
+	const u64 missing[] = { 77, BLOCK_PAGES - 1 };
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	void *mem;
+	int i;
+
+	pft_begin();
+	if (!thp_configured() || psize != SZ_4K || !pft_can_trace())
+		exit(KSFT_SKIP);
+
+	vm = create_vm(&vcpu, guest_l2_blocks, gmem);
+	if (!(userfault_cap(vm) & KVM_USERFAULT_HUGE))
+		exit(KSFT_SKIP);
+	mem = add_blocks(vm);
+	if (madvise(mem, NR_BLOCKS * BLOCK_SIZE, MADV_COLLAPSE))
+		exit(KSFT_SKIP);
+	bitmap = userfault_alloc_bitmap(NR_BLOCKS * BLOCK_PAGES);
+	for (i = 0; i < ARRAY_SIZE(missing); i++)
+		userfault_set(bitmap, missing[i], 1);
+	userfault_enable(vm, BLOCK_SLOT, bitmap);
+
+	/* L1's last block. */
+	pft_trace_clear();
+	run_to_sync(vcpu, 0);
+	TEST_ASSERT_EQ(pft_nr_faults(vcpu), 1);
+
+	/* And its first. */
+	pft_trace_clear();
+	for (i = 0; i < ARRAY_SIZE(missing); i++) {
+		vcpu_run_to_userfault(vcpu, BLOCK_GPA + missing[i] * SZ_4K);
+		TEST_ASSERT(in_l2(vcpu), "L1 needs the page");
+		userfault_clear(bitmap, missing[i], 1);
+	}
+	run_to_sync(vcpu, 1);
+	TEST_ASSERT_EQ(pft_nr_faults(vcpu), BLOCK_PAGES + ARRAY_SIZE(missing));
+
+	pft_trace_clear();
+	run_to_sync(vcpu, 0);
+	run_to_sync(vcpu, 1);
+	TEST_ASSERT_EQ(pft_nr_faults(vcpu), 0);
+}
+
 static const struct {
 	const char *name;
 	void (*test)(bool gmem);
@@ -494,6 +595,7 @@ static const struct {
 	{ "No memory for L2",				test_no_memory,		true },
 	{ "No memory for the VNCR page",		test_no_vncr_memory,	true },
 	{ "No bitmap to look up the VNCR page in",	test_no_bitmap,		false },
+	{ "L2 needs a page of a block, or none",	test_blocks,		false },
 	{ "L2 has everything mapped before",		test_drops,		false },
 };
 

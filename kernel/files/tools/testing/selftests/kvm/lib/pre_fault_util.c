@@ -41,8 +41,9 @@ void pft_guest_code(void)
 }
 
 /*
- * The trace events of this task, in a tracefs instance of their own.  Needed
- * on arm64, which has no stat that counts stage-2 faults.
+ * The trace events of this task, in a tracefs instance of their own.  Needed to
+ * count stage-2 faults on arm64, since the event tells the IPA: the stat counts
+ * the guest's faults on its code and page tables, too.
  */
 static char trace_dir[128];
 

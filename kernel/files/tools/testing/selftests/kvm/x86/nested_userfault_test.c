@@ -2,8 +2,12 @@
 /*
  * Test that a nested guest's access to a page that's missing exits with the
  * address of L1, also if L1 has nested TDP tables that map the page to another
- * address of L2.
+ * address of L2; and that a huge page is mapped for a nested guest only if none
+ * of its pages is missing.
  */
+#include <linux/sizes.h>
+#include <sys/mman.h>
+
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"
@@ -22,11 +26,27 @@
 
 #define NR_ROUNDS	3
 
+/* With nested TDP, L2 has them elsewhere and the other way round. */
+#define BLOCK_SLOT	2
+#define NR_BLOCKS	2
+#define BLOCK_PAGES	(SZ_2M / PAGE_SIZE)
+#define BLOCK_BASE	0x100000000ul
+#define ALIAS_BLOCK_BASE 0x140000000ul
+
 /* mov $0x1234, %eax; ret */
 static const u8 code[] = { 0xb8, 0x34, 0x12, 0, 0, 0xc3 };
 
-static void l2_guest_code(gva_t base)
+/* Set by userspace for L1 and L2. */
+static struct {
+	void (*l2_code)(void);
+	/* Where L2 has its memory. */
+	gva_t base;
+	gva_t block_base;
+} config;
+
+static void l2_guest_code(void)
 {
+	gva_t base = config.base;
 	int i;
 
 	for (i = 0; i < NR_ROUNDS; i++) {
@@ -40,14 +60,19 @@ static void l2_guest_code(gva_t base)
 	vmcall();
 }
 
-static void l2_guest_code_tdp_enabled(void)
+/* Read all blocks over and over, but tell of each. */
+static void l2_block_code(void)
 {
-	l2_guest_code(ALIAS_BASE);
-}
+	u64 page, block, sum;
 
-static void l2_guest_code_tdp_disabled(void)
-{
-	l2_guest_code(TEST_BASE);
+	for (;;) {
+		for (block = 0; block < NR_BLOCKS; block++) {
+			for (page = 0, sum = 0; page < BLOCK_PAGES; page++)
+				sum += READ_ONCE(*(u64 *)(config.block_base +
+							  block * SZ_2M + page * PAGE_SIZE));
+			GUEST_SYNC1(sum);
+		}
+	}
 }
 
 static void l1_vmx_code(struct vmx_pages *vmx)
@@ -55,8 +80,7 @@ static void l1_vmx_code(struct vmx_pages *vmx)
 	GUEST_ASSERT(vmx->vmcs_gpa);
 	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, vmx->eptp_gpa ? l2_guest_code_tdp_enabled :
-					  l2_guest_code_tdp_disabled);
+	prepare_vmcs(vmx, config.l2_code);
 
 	GUEST_ASSERT(!vmlaunch());
 	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
@@ -64,8 +88,7 @@ static void l1_vmx_code(struct vmx_pages *vmx)
 
 static void l1_svm_code(struct svm_test_data *svm)
 {
-	generic_svm_setup(svm, svm->ncr3_gpa ? l2_guest_code_tdp_enabled :
-					       l2_guest_code_tdp_disabled);
+	generic_svm_setup(svm, config.l2_code);
 
 	run_guest(svm->vmcb, svm->vmcb_gpa);
 	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
@@ -131,9 +154,30 @@ static void map_pages(struct kvm_vm *vm, bool nested_tdp)
 		tdp_map(vm, ALIAS_GPA(i), PAGE_GPA(i), PAGE_SIZE);
 }
 
-static void test_nested_userfault(bool nested_tdp)
+static struct kvm_vm *create_vm(struct kvm_vcpu **vcpu, bool nested_tdp,
+				void (*l2_code)(void))
 {
 	gva_t nested_gva = 0;
+	struct kvm_vm *vm;
+
+	vm = vm_create_with_one_vcpu(vcpu, l1_guest_code);
+	if (nested_tdp)
+		vm_enable_tdp(vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(vm, &nested_gva);
+	else
+		vcpu_alloc_svm(vm, &nested_gva);
+	vcpu_args_set(*vcpu, 1, nested_gva);
+
+	config.l2_code = l2_code;
+	config.base = nested_tdp ? ALIAS_BASE : TEST_BASE;
+	config.block_base = nested_tdp ? ALIAS_BLOCK_BASE : BLOCK_BASE;
+	sync_global_to_guest(vm, config);
+	return vm;
+}
+
+static void test_nested_userfault(bool nested_tdp)
+{
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	struct ucall uc;
@@ -142,15 +186,7 @@ static void test_nested_userfault(bool nested_tdp)
 
 	pr_info("Nested TDP: %s\n", nested_tdp ? "enabled" : "disabled");
 
-	vm = vm_create_with_one_vcpu(&vcpu, l1_guest_code);
-	if (nested_tdp)
-		vm_enable_tdp(vm);
-	if (kvm_cpu_has(X86_FEATURE_VMX))
-		vcpu_alloc_vmx(vm, &nested_gva);
-	else
-		vcpu_alloc_svm(vm, &nested_gva);
-	vcpu_args_set(vcpu, 1, nested_gva);
-
+	vm = create_vm(&vcpu, nested_tdp, l2_guest_code);
 	map_pages(vm, nested_tdp);
 	bitmap = userfault_alloc_bitmap(NR_PAGES);
 
@@ -174,6 +210,102 @@ static void test_nested_userfault(bool nested_tdp)
 	userfault_free_bitmap(bitmap, NR_PAGES);
 }
 
+/* Returns false if there are no huge pages. */
+static bool map_blocks(struct kvm_vm *vm, bool nested_tdp)
+{
+	const u64 size = NR_BLOCKS * SZ_2M;
+	u64 page, block, *mem;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS_THP, BLOCK_BASE, BLOCK_SLOT,
+				    size / PAGE_SIZE, 0);
+	mem = addr_gpa2hva(vm, BLOCK_BASE);
+	for (page = 0; page < NR_BLOCKS * BLOCK_PAGES; page++)
+		mem[page * PAGE_SIZE / sizeof(*mem)] = page;
+	if (madvise(mem, size, MADV_COLLAPSE))
+		return false;
+
+	virt_map(vm, config.block_base, config.block_base, NR_BLOCKS * BLOCK_PAGES);
+	if (!nested_tdp)
+		return true;
+
+	tdp_identity_map_default_memslots(vm);
+	for (block = 0; block < NR_BLOCKS; block++)
+		__virt_pg_map(vm, &vm->stage2_mmu, ALIAS_BLOCK_BASE + block * SZ_2M,
+			      BLOCK_BASE + (NR_BLOCKS - 1 - block) * SZ_2M, PG_LEVEL_2M);
+	return true;
+}
+
+/* The sum of the pages of a block, which begins with that page. */
+static u64 sum_of(u64 first)
+{
+	return BLOCK_PAGES * first + BLOCK_PAGES * (BLOCK_PAGES - 1) / 2;
+}
+
+/*
+ * Have L2 read all blocks.  One that is complete is mapped as a huge page.  One
+ * that isn't, isn't; until its last page is provided.
+ */
+static void read_blocks(struct kvm_vcpu *vcpu, u64 *bitmap, bool nested_tdp)
+{
+	u64 i, page, first, before;
+
+	for (i = 0; i < NR_BLOCKS; i++) {
+		first = (nested_tdp ? NR_BLOCKS - 1 - i : i) * BLOCK_PAGES;
+		before = vm_get_stat(vcpu->vm, pages_2m);
+		if (!userfault_is_set(bitmap, first + BLOCK_PAGES - 1)) {
+			TEST_ASSERT_EQ(run_to_sync(vcpu), sum_of(first));
+			TEST_ASSERT_EQ(vm_get_stat(vcpu->vm, pages_2m), before + 1);
+			continue;
+		}
+
+		for (page = first; page < first + BLOCK_PAGES; page++) {
+			if (!userfault_is_set(bitmap, page))
+				continue;
+			vcpu_run_to_userfault(vcpu, BLOCK_BASE + page * PAGE_SIZE);
+			TEST_ASSERT_EQ(vm_get_stat(vcpu->vm, pages_2m), before);
+			userfault_clear(bitmap, page, 1);
+		}
+		TEST_ASSERT_EQ(run_to_sync(vcpu), sum_of(first));
+	}
+}
+
+static void test_blocks(bool nested_tdp)
+{
+	const u64 missing[] = { 77, 0, BLOCK_PAGES, 2 * BLOCK_PAGES - 1 };
+	u64 last;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	u64 *bitmap;
+	int i;
+
+	pr_info("Huge pages, nested TDP: %s\n", nested_tdp ? "enabled" : "disabled");
+
+	vm = create_vm(&vcpu, nested_tdp, l2_block_code);
+	if (!(userfault_cap(vm) & KVM_USERFAULT_HUGE) || !thp_configured() ||
+	    !map_blocks(vm, nested_tdp)) {
+		print_skip("No huge pages");
+		kvm_vm_free(vm);
+		return;
+	}
+	bitmap = userfault_alloc_bitmap(NR_BLOCKS * BLOCK_PAGES);
+
+	/* Have all else mapped, so that a huge page is one of these blocks. */
+	for (i = 0; i < NR_BLOCKS; i++)
+		run_to_sync(vcpu);
+	for (i = 0; i < ARRAY_SIZE(missing); i++) {
+		/* With the block's last one no page of it can be mapped with others. */
+		last = align_down(missing[i], BLOCK_PAGES) + BLOCK_PAGES - 1;
+		userfault_set(bitmap, missing[i], 1);
+		userfault_set(bitmap, last, 1);
+		userfault_enable(vm, BLOCK_SLOT, bitmap);
+		read_blocks(vcpu, bitmap, nested_tdp);
+		userfault_disable(vm, BLOCK_SLOT);
+	}
+
+	kvm_vm_free(vm);
+	userfault_free_bitmap(bitmap, NR_BLOCKS * BLOCK_PAGES);
+}
+
 int main(int argc, char *argv[])
 {
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX) || kvm_cpu_has(X86_FEATURE_SVM));
@@ -182,6 +314,14 @@ int main(int argc, char *argv[])
 	test_nested_userfault(false);
 	if (kvm_cpu_has_tdp())
 		test_nested_userfault(true);
+
+	/* With shadow paging there are none, as the guest's own tables have none. */
+	if (!kvm_is_tdp_enabled())
+		return 0;
+
+	test_blocks(false);
+	if (kvm_cpu_has_tdp())
+		test_blocks(true);
 
 	return 0;
 }

@@ -87,12 +87,17 @@ struct pkvm_usage pkvm_boot(struct kvm_vcpu *vcpu);
 u64 pkvm_sum_of(u64 first, u64 nr);
 
 /*
- * Have the kernel read the memory through its own mapping of it, as for
+ * Have the kernel read or write the memory through its own mapping of it, as for
  * ptrace(), which doesn't fail, but takes a guest's page away.
  */
 u64 pkvm_kernel_read(void *mem);
+void pkvm_kernel_write(void *mem, u64 word);
 
-/* Can a program of the host read the memory, or does it get a SIGSEGV? */
+/*
+ * Can a program of the host read the memory, or does it get a SIGSEGV?  And can
+ * it write there?  If so, the first word is spoilt.
+ */
 bool pkvm_host_can_read(void *mem);
+bool pkvm_host_can_write(void *mem);
 
 #endif /* SELFTEST_KVM_PKVM_UTIL_H */

@@ -274,7 +274,16 @@ u64 pkvm_kernel_read(void *mem)
 	return word;
 }
 
-bool pkvm_host_can_read(void *mem)
+void pkvm_kernel_write(void *mem, u64 word)
+{
+	int fd = open("/proc/self/mem", O_WRONLY);
+
+	TEST_ASSERT(fd >= 0, "Can't open /proc/self/mem");
+	TEST_ASSERT_EQ(pwrite(fd, &word, sizeof(word), (uintptr_t)mem), sizeof(word));
+	kvm_close(fd);
+}
+
+static bool host_can_access(void *mem, bool write)
 {
 	struct sigaction action = { .sa_handler = segv_handler }, old;
 	bool can;
@@ -283,10 +292,23 @@ bool pkvm_host_can_read(void *mem)
 	if (sigsetjmp(no_access, 1)) {
 		can = false;
 	} else {
-		READ_ONCE(*(u64 *)mem);
+		if (write)
+			WRITE_ONCE(*(u64 *)mem, ~0ul);
+		else
+			READ_ONCE(*(u64 *)mem);
 		can = true;
 	}
 	sigaction(SIGSEGV, &old, NULL);
 
 	return can;
+}
+
+bool pkvm_host_can_read(void *mem)
+{
+	return host_can_access(mem, false);
+}
+
+bool pkvm_host_can_write(void *mem)
+{
+	return host_can_access(mem, true);
 }
