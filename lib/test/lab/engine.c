@@ -106,9 +106,9 @@ static void record(enum kind kind, unsigned vcpus, uint32_t step)
 	struct rig rig;
 
 	unlink(trace_path);
-	if (set_up(&rig, kind, OPTIONS(.record = trace_path, .record_pages = PAGES), vcpus)) {
+	if (set_up(&rig, kind, OPTIONS(RECORD_ALL), vcpus)) {
 		visit_all(&rig, vcpus, step);
-		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), "%s",
+		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 60000), "%s",
 		      infill_error());
 		check_memory(&rig, vcpus, 1);
 	}

@@ -206,9 +206,9 @@ static void record(enum kind kind)
 	struct rig rig;
 
 	unlink(trace_path);
-	if (set_up_protected(&rig, kind, NULL, OPTIONS(.record = trace_path, .record_pages = PAGES), 1)) {
+	if (set_up_protected(&rig, kind, NULL, OPTIONS(RECORD_ALL), 1)) {
 		verify_all(&rig, 1, 5, 0);
-		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 10000), "%s",
+		CHECK(!infill_session_wait(rig.session, INFILL_WAIT_RECORDED, 60000), "%s",
 		      infill_error());
 	}
 	tear_down(&rig);

@@ -16,11 +16,6 @@
 #define HEADER_BYTES 56 /* infill-trace(7) */
 #define COUNT_AT 48
 
-/* Until all pages are in it, however slow the machine is. */
-#define RECORD                                                           \
-	OPTIONS(.record = trace_path, .record_pages = PAGES,             \
-		.record_settle_ns = 100000000000, .record_time_ns = 1000000000000)
-
 /* What is missing of PAGE is read by this process, which waits for the userfaultfd. */
 static void touch(struct rig *rig, uint32_t page)
 {
@@ -89,7 +84,7 @@ void test_recording_order(enum kind kind)
 	struct rig rig;
 
 	unlink(trace_path);
-	if (set_up(&rig, kind, RECORD, 2)) {
+	if (set_up(&rig, kind, OPTIONS(RECORD_ALL), 2)) {
 		for (uint32_t i = 0; i < PAGES && !bad; i++) {
 			uint32_t next = i * 387 % PAGES;
 
@@ -144,7 +139,7 @@ void test_recording_threads(enum kind kind)
 	struct rig rig;
 
 	unlink(trace_path);
-	if (set_up(&rig, kind, RECORD, VCPUS)) {
+	if (set_up(&rig, kind, OPTIONS(RECORD_ALL), VCPUS)) {
 		for (unsigned i = 0; i < VCPUS; i++)
 			visitor[i] = (struct visitor){ .rig = &rig, .id = i, .start = i,
 						       .step = 4 * (2 * i + 3) };
@@ -170,7 +165,7 @@ void test_recording_same_pages(enum kind kind)
 
 	for (unsigned round = 0; another_round(round, 8); round++) {
 		unlink(trace_path);
-		if (set_up(&rig, kind, RECORD, VCPUS)) {
+		if (set_up(&rig, kind, OPTIONS(RECORD_ALL), VCPUS)) {
 			for (unsigned i = 0; i < VCPUS; i++)
 				visitor[i] = (struct visitor){ .rig = &rig, .id = i, .start = i,
 							       .step = 2 * round + 1 };

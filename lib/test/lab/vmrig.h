@@ -82,6 +82,11 @@ struct rig {
 #define OPTIONS(...) \
 	(&(struct infill_session_options){ .size = sizeof(struct infill_session_options), __VA_ARGS__ })
 
+/* Of a recording that ends with all pages, and not because the machine stands still. */
+#define RECORD_ALL                                           \
+	.record = trace_path, .record_pages = PAGES,         \
+	.record_settle_ns = 100000000000, .record_time_ns = 1000000000000
+
 /* False, with the reason said: what is needed for the test is not there. */
 bool set_up(struct rig *rig, enum kind kind, const struct infill_session_options *options,
 	    unsigned vcpus);
