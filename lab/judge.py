@@ -5,6 +5,7 @@ Nothing counts as a success but a positive sign: see case_verdict() for a case, 
 the machine. To have another kind of report in the kernel's log count, add it to REPORTS. Works on
 text alone, and is tested on recorded text by test/unit/judge_test.py.
 """
+import itertools
 import os
 import re
 import sys
@@ -49,6 +50,9 @@ REPORTS = [re.compile(text) for text in (
     r"Out of memory: Killed",
     r"suspected memory leaks",
 )]
+
+# How the machine's init begins to say where the threads of a case are that it has to kill.
+STACKS = re.compile(r"# thread \d+ \(")
 
 
 def reports(text, allows=()):
@@ -126,6 +130,13 @@ class Verdict:
         return f"{self.kind}: {'; '.join(self.reasons)}"
 
 
+def last_words(output):
+    """What a case that hung said last, which often names the test in it; init's stacks come after that."""
+    said = list(itertools.takewhile(lambda line: not STACKS.match(line), output))
+    last = next((" ".join(line.split()) for line in reversed(said) if line.strip()), "")
+    return f", its last line: {last}" if last else ""
+
+
 def why_ended(record):
     """What is wrong with the way in which the case ended; empty when nothing is."""
     if record.fail:
@@ -134,7 +145,7 @@ def why_ended(record):
         return [record.lost or "no result"]
     how, value = record.end
     if how == "timeout":
-        return [f"no end after {value} s: killed"]
+        return [f"no end after {value} s: killed{last_words(record.output)}"]
     if how == "flood":
         return ["it printed too much: killed"]
     if how == "signal":

@@ -67,6 +67,8 @@ static int do_short(void)
 
 static int do_hang(void)
 {
+	puts("about to hang");
+	fflush(stdout);
 	/* With a child that ignores what can be ignored. */
 	if (fork() == 0)
 		signal(SIGTERM, SIG_IGN);

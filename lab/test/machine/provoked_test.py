@@ -28,7 +28,7 @@ FOLDER = os.path.join(initrd.OUT, f"{MACHINE}-plain-{SUFFIX}")
 VERDICTS = {
     "self-exit": ("not ok", "exit status 3"),
     "self-flood": ("not ok", "printed too much"),
-    "self-hang": ("not ok", "no end after 3 s"),
+    "self-hang": ("not ok", "no end after 3 s: killed, its last line: about to hang"),
     "self-ok": ("ok", ""),
     "self-setting": ("ok", ""),
     "self-settings-undone": ("ok", ""),

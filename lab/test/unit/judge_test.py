@@ -132,7 +132,10 @@ for NAME, TEXT in REPORTS.items():
 ENDS = {
     "an exit status": (record(end=("exit", 254)), "exit status 254"),
     "a signal": (record(end=("signal", 11)), "signal 11"),
-    "time that is up": (record(["1..1", "ok 1 - a"], end=("timeout", 30)), "no end after 30 s"),
+    "time that is up": (
+        record(["1..2", "ok 1 - a", "#  RUN  b ...", "# thread 38 (b) S 1", "#   [<0>] f"], end=("timeout", 30)),
+        "no end after 30 s: killed, its last line: # RUN b ..."),
+    "time that is up in silence": (record(end=("timeout", 30)), "no end after 30 s: killed"),
     "too much output": (record(end=("flood", 30)), "too much"),
     "no result": (record(end=None), "no result"),
     "a machine that ended during it": (record(end=None, lost="no result: the machine ended"), "machine ended"),

@@ -377,6 +377,12 @@ static bool test_outgoing_slot(void *(*update)(void *vm))
 	if (uffd < 0)
 		return false;
 
+	/*
+	 * Under pKVM a vCPU that is new takes slots_lock, the first time, i.e.
+	 * waits for the update.
+	 */
+	pre_fault(vcpus[0], TEST_GPA, page_size, 0);
+
 	kvm_pthread_create(&pre_faulter, NULL, pre_fault_second_page, vcpus[1]);
 	page = uffd_wait(uffd);
 	kvm_pthread_create(&updater, NULL, update, vm);

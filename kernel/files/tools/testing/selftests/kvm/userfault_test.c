@@ -849,7 +849,7 @@ static void *repeat_access(void *data)
 }
 
 #define NR_REPEATERS	3
-#define NR_RACE_ROUNDS	200
+#define NR_RACE_ROUNDS	80
 
 /* Each time that the flag is set vCPUs begin to look at a bitmap, which soon goes. */
 MEMORY_TEST(free_bitmap_race)
@@ -877,7 +877,7 @@ MEMORY_TEST(free_bitmap_race)
 	for (i = 0; i < NR_RACE_ROUNDS; i++) {
 		u.bitmap = userfault_alloc_bitmap(u.nr_pages);
 		enable(&u);
-		usleep(i * 10);
+		usleep(i * 25);
 		disable(&u);
 		userfault_free_bitmap(u.bitmap, u.nr_pages);
 	}
