@@ -347,7 +347,7 @@ static void check_protected_vms(struct report *r)
 		       "  LimitMEMLOCK=infinity in its systemd service\n"
 		       "  AmbientCapabilities=CAP_IPC_LOCK there");
 	else
-		add(r, name, OK, "can be made; not tried, as that taints the kernel");
+		add(r, name, OK, "can be made: infill-vmm --protected; not tried, as that taints the kernel");
 }
 
 /* What of infill-vmm(1) can be had. */
@@ -359,7 +359,7 @@ static void check_infill_vmm(struct report *r)
 		remedy(add(r, "infill-vmm", MISSING, "it needs KVM"), "as for KVM");
 		return;
 	}
-	add(r, "infill-vmm", OK, "--engine eager, mmap%s%s; --backing memfd%s%s",
+	add(r, "infill-vmm", OK, "--engine eager, mmap%s%s; --backing memfd, anonymous%s%s",
 	    has_userfaultfd(host) ? ", uffd" : "", host->kvm_userfault ? ", userfault" : "",
 	    host->hugepages_2m ? ", hugetlb" : "", has_guest_memfd(host) ? ", guest-memfd" : "");
 }

@@ -20,7 +20,7 @@
  */
 int arch_layout(struct vm *vm);
 
-/* The type for KVM_CREATE_VM, e.g. arm64's IPA size; >= 0 or -errno. */
+/* The type for KVM_CREATE_VM, e.g. arm64's IPA size, or a protected VM; >= 0 or -errno. */
 long arch_vm_type(int kvm, const struct vm *vm);
 
 /* After KVM_CREATE_VM, before memory and vCPUs: interrupt controller, clocks. */
@@ -57,7 +57,8 @@ void arch_serial_irq(struct vm *vm, bool level);
  * Save and restore all that a running guest needs but memory, as records of
  * state.h.  vCPUs are created and initialised as for a boot, and paused.
  * arch_load() leaves everything as it was when it was saved: also pending
- * interrupts, timers and their clocks, which go on from there.  The console is
+ * interrupts, timers and their clocks, which go on from there (a protected VM has
+ * the host's clock).  The console is
  * no part of it (serial_save(), and serial_load() after arch_load()).
  */
 int arch_save(struct vm *vm, struct state *state);

@@ -27,7 +27,8 @@ static int eager_start(struct engine *engine)
 
 static const struct engine_ops eager = {
 	.name = "eager",
-	.backing = { true, true, true },
+	.backing = { true, true, true, true },
+	.protected_vm = true,
 	.prefault = true,
 	.start = eager_start,
 	.ready = engine_prefault,

@@ -32,7 +32,8 @@ struct engine {
 struct engine_ops {
 	const char *name;
 	/* What it can do; anything else is wrong usage. */
-	bool backing[3]; /* by enum memory_backing */
+	bool backing[MEMORY_BACKINGS];
+	bool protected_vm; /* --protected */
 	bool trace;      /* --trace and --record */
 	bool pager;      /* --pager */
 	bool prefault;

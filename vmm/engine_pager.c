@@ -73,6 +73,8 @@ static uint32_t backing_of(enum memory_backing backing)
 		return INFILL_BACKING_HUGETLB;
 	case MEMORY_GUEST_MEMFD:
 		return INFILL_BACKING_GUEST_MEMFD;
+	case MEMORY_ANONYMOUS:
+		return INFILL_BACKING_ANON;
 	default:
 		return INFILL_BACKING_SHMEM;
 	}
@@ -306,7 +308,7 @@ static int uffd_start(struct engine *engine)
 
 const struct engine_ops engine_uffd = {
 	.name = "uffd",
-	.backing = { true, true, false },
+	.backing = { true, true, false, true },
 	.trace = true,
 	.start = uffd_start,
 	.stop = pager_stop,
@@ -385,7 +387,8 @@ static int userfault_ready(struct engine *engine)
 
 const struct engine_ops engine_userfault = {
 	.name = "userfault",
-	.backing = { true, true, true },
+	.backing = { true, true, true, true },
+	.protected_vm = true,
 	.trace = true,
 	.pager = true,
 	.prefault = true,

@@ -21,22 +21,24 @@
 
 static const char usage_text[] =
 	"usage: infill-vmm run --kernel K [--initrd I] [--append S] [--memory 256M] [--cpus N]\n"
-	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"                      [--backing B | --protected] [--protectable]\n"
+	"                      [--control SOCKET]\n"
 	"       infill-vmm snapshot --control SOCKET --memory FILE --state FILE\n"
 	"       infill-vmm stat --control SOCKET\n"
 	"       infill-vmm restore --memory FILE --state FILE --engine eager|mmap|uffd|userfault\n"
 	"                      [--trace FILE | --record FILE] [--prefault]\n"
 	"                      [--fill all|trace|none]\n"
-	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"                      [--backing B | --protected] [--control SOCKET]\n"
 	"       infill-vmm restore --pager SOCKET --state FILE --engine userfault [--prefault]\n"
-	"                      [--backing memfd|hugetlb|guest-memfd] [--control SOCKET]\n"
+	"                      [--backing B | --protected] [--control SOCKET]\n"
+	"       B: memfd|hugetlb|guest-memfd|anonymous\n"
 	"\n"
 	"Runs a Linux guest on KVM, its console on standard input and output; saves it to\n"
 	"two files and ends it; says what it has done; goes on with it from its files.\n";
 
 enum { KEY_HELP = 'h', KEY_KERNEL = 256, KEY_INITRD, KEY_APPEND, KEY_MEMORY, KEY_CPUS, KEY_BACKING,
        KEY_CONTROL, KEY_STATE, KEY_ENGINE, KEY_TRACE, KEY_RECORD, KEY_PREFAULT, KEY_PAGER,
-       KEY_FILL };
+       KEY_FILL, KEY_PROTECTED, KEY_PROTECTABLE };
 
 /* What the options of all commands say. */
 struct arguments {
@@ -45,7 +47,7 @@ struct arguments {
 	const struct engine_ops *engine;
 	enum memory_backing backing;
 	enum engine_fill fill;
-	bool prefault;
+	bool prefault, backing_given, is_protected, protectable;
 };
 
 static int wrong(const char *what, const char *why)
@@ -68,13 +70,16 @@ static int option(struct arguments *a, int key)
 	case KEY_RECORD: a->record = optarg; break;
 	case KEY_PAGER: a->pager = optarg; break;
 	case KEY_PREFAULT: a->prefault = true; break;
+	case KEY_PROTECTED: a->is_protected = true; break;
+	case KEY_PROTECTABLE: a->protectable = true; break;
 	case KEY_FILL:
 		if (!engine_fill_of(optarg, &a->fill))
 			return wrong(optarg, "not what to fill: all, trace, none");
 		break;
 	case KEY_BACKING:
 		if (!memory_backing_of(optarg, &a->backing))
-			return wrong(optarg, "no such backing: memfd, hugetlb, guest-memfd");
+			return wrong(optarg, "no such backing: memfd, hugetlb, guest-memfd, anonymous");
+		a->backing_given = true;
 		break;
 	case KEY_ENGINE:
 		a->engine = engine_find(optarg);
@@ -135,6 +140,17 @@ static bool count_of(const char *text, unsigned most, unsigned *count)
 	return *text >= '1' && *text <= '9' && !*end && number <= most;
 }
 
+/* Pages of files cannot be given to a guest for good. */
+static int choose_backing(struct arguments *a)
+{
+	if (!a->is_protected)
+		return OK;
+	if (a->backing_given && a->backing != MEMORY_ANONYMOUS)
+		return wrong("--protected", "takes --backing anonymous, which is its default");
+	a->backing = MEMORY_ANONYMOUS;
+	return OK;
+}
+
 /* ---- commands -------------------------------------------------------------------- */
 
 static int run_vm(const struct vm_options *options, const struct boot *boot, const char *control)
@@ -158,6 +174,8 @@ static int run(int argc, char **argv)
 		{ "memory", required_argument, NULL, KEY_MEMORY },
 		{ "cpus", required_argument, NULL, KEY_CPUS },
 		{ "backing", required_argument, NULL, KEY_BACKING },
+		{ "protected", no_argument, NULL, KEY_PROTECTED },
+		{ "protectable", no_argument, NULL, KEY_PROTECTABLE },
 		{ "control", required_argument, NULL, KEY_CONTROL },
 		{ "help", no_argument, NULL, KEY_HELP },
 		{ 0 },
@@ -169,7 +187,11 @@ static int run(int argc, char **argv)
 
 	if (ended)
 		return ended - 1;
-	options = (struct vm_options){ .backing = a.backing };
+	ended = choose_backing(&a);
+	if (ended)
+		return ended;
+	options = (struct vm_options){ .backing = a.backing, .is_protected = a.is_protected,
+				       .protectable = a.protectable };
 	if (!a.kernel)
 		return wrong("--kernel", "missing");
 	if (!size_of(a.memory, &options.memory_bytes))
@@ -223,6 +245,8 @@ static int check_restore(const struct arguments *a)
 	if (a->pager && (a->memory || a->trace || a->record || a->fill != FILL_ALL))
 		return wrong(a->memory ? "--memory" : a->trace ? "--trace" :
 			     a->record ? "--record" : "--fill", "is the pager's, with --pager");
+	if (a->is_protected && !a->engine->protected_vm)
+		return wrong("--protected", "not with this engine");
 	if (!a->engine->backing[a->backing])
 		return wrong("--backing", "not with this engine");
 	if ((a->trace || a->record) && !a->engine->trace)
@@ -252,6 +276,7 @@ static int restore_command(int argc, char **argv)
 		{ "fill", required_argument, NULL, KEY_FILL },
 		{ "pager", required_argument, NULL, KEY_PAGER },
 		{ "backing", required_argument, NULL, KEY_BACKING },
+		{ "protected", no_argument, NULL, KEY_PROTECTED },
 		{ "control", required_argument, NULL, KEY_CONTROL },
 		{ "help", no_argument, NULL, KEY_HELP },
 		{ 0 },
@@ -262,11 +287,14 @@ static int restore_command(int argc, char **argv)
 
 	if (ended)
 		return ended - 1;
-	status = check_restore(&a);
+	status = choose_backing(&a);
+	if (status == OK)
+		status = check_restore(&a);
 	if (status)
 		return status;
 	options = (struct restore_options){
 		.engine = a.engine, .state = a.state, .control = a.control, .backing = a.backing,
+		.is_protected = a.is_protected,
 		.engine_options = { .memory = a.memory, .trace = a.trace, .record = a.record,
 				    .pager = a.pager, .prefault = a.prefault, .fill = a.fill },
 	};

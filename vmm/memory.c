@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * memory.c: guest memory in a memfd, in huge pages, or in a guest_memfd.  For
- * another backing add a word to `words` and a case to make_fd().
+ * memory.c: guest memory in a memfd, in huge pages, in a guest_memfd, or in none.
+ * For another backing add a word to `words` and a case to make_fd().
  */
 #include <errno.h>
 #include <linux/memfd.h>
@@ -20,6 +20,7 @@ static const char *const words[] = {
 	[MEMORY_MEMFD] = "memfd",
 	[MEMORY_HUGETLB] = "hugetlb",
 	[MEMORY_GUEST_MEMFD] = "guest-memfd",
+	[MEMORY_ANONYMOUS] = "anonymous",
 };
 
 bool memory_backing_of(const char *word, enum memory_backing *backing)
@@ -75,12 +76,17 @@ static int make_fd(const struct vm *vm, uint64_t bytes)
 
 int memory_map(struct vm *vm, struct region *region)
 {
+	int flags = MAP_SHARED;
 	void *map;
 
-	region->fd = make_fd(vm, region->bytes);
-	if (region->fd < 0)
-		return vmm_error(-errno, "memory: %s: %m", words[vm->backing]);
-	map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
+	if (vm->backing == MEMORY_ANONYMOUS) {
+		flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	} else {
+		region->fd = make_fd(vm, region->bytes);
+		if (region->fd < 0)
+			return vmm_error(-errno, "memory: %s: %m", words[vm->backing]);
+	}
+	map = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, flags, region->fd, 0);
 	if (map == MAP_FAILED)
 		return vmm_error(-errno, "memory: mapping %llu bytes of %s: %m",
 				 (unsigned long long)region->bytes, words[vm->backing]);

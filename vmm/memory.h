@@ -8,7 +8,7 @@
 #include "file.h"
 #include "vm.h"
 
-/* The word of --backing: memfd, hugetlb, guest-memfd; false if it is none. */
+/* The word of --backing: memfd, hugetlb, guest-memfd, anonymous; false if it is none. */
 bool memory_backing_of(const char *word, enum memory_backing *backing);
 
 /* Bytes that regions must be multiples of. */

@@ -17,6 +17,8 @@ static int create(struct engine *engine, const struct restore_options *options,
 		.memory_bytes = state_memory_bytes(state),
 		.vcpus = state_vcpus(state),
 		.backing = options->backing,
+		.is_protected = options->is_protected,
+		.saved = state,
 		.map = engine->ops->map,
 		.map_arg = engine,
 	};

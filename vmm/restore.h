@@ -13,6 +13,7 @@ struct restore_options {
 	const char *state;
 	const char *control; /* NULL: none */
 	enum memory_backing backing;
+	bool is_protected; /* with backing anonymous */
 };
 
 /* Restore and run to the end; the exit status. */

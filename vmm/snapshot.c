@@ -65,9 +65,13 @@ int snapshot_save(struct vm *vm, const struct state *state, const char *memory, 
 
 int snapshot_write(struct vm *vm, const char *memory, const char *path)
 {
-	struct state *state = state_new();
+	struct state *state;
 	int err;
 
+	/* A read of it would be SIGSEGV. */
+	if (vm->is_protected)
+		return vmm_error(-EPERM, "snapshot: a protected VM's memory is the guest's alone");
+	state = state_new();
 	if (!state)
 		return vmm_error(-ENOMEM, "state: %m");
 	err = vm->make_whole ? vm->make_whole(vm->make_whole_arg) : 0;

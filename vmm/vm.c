@@ -43,6 +43,8 @@ static int open_kvm(struct vm *vm)
 	if (type < 0)
 		return (int)type;
 	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, type);
+	if (vm->fd < 0 && vm->is_protected)
+		return vmm_error(-errno, "/dev/kvm: creating a protected VM, which takes a host with kvm-arm.mode=protected: %m");
 	return vm->fd < 0 ? vmm_error(-errno, "/dev/kvm: creating a VM: %m") : 0;
 }
 
@@ -93,6 +95,9 @@ int vm_create(struct vm *vm, const struct vm_options *options)
 	reset(vm);
 	vm->memory_bytes = options->memory_bytes;
 	vm->backing = options->backing;
+	vm->is_protected = options->is_protected;
+	vm->protectable = options->protectable;
+	vm->saved = options->saved;
 	vm->end_fd = eventfd(0, EFD_CLOEXEC);
 	if (vm->end_fd < 0)
 		return vmm_error(-errno, "eventfd: %m");

@@ -25,6 +25,7 @@
 #define VM_EXITS 64 /* kvm_run.exit_reason that are counted */
 
 struct vm;
+struct state;
 
 /* What a vCPU does next; all but NEXT_RUN end the VM. */
 enum next { NEXT_RUN, NEXT_POWER_OFF, NEXT_RESET, NEXT_FAIL, NEXT_STOP };
@@ -42,7 +43,8 @@ struct vcpu {
 	void *arch; /* what the architecture keeps; may stay NULL */
 };
 
-enum memory_backing { MEMORY_MEMFD, MEMORY_HUGETLB, MEMORY_GUEST_MEMFD };
+enum memory_backing { MEMORY_MEMFD, MEMORY_HUGETLB, MEMORY_GUEST_MEMFD, MEMORY_ANONYMOUS };
+#define MEMORY_BACKINGS 4
 
 /* One memslot; guest-physical memory may lie in several (x86: below and above 4 GiB). */
 struct region {
@@ -50,7 +52,7 @@ struct region {
 	uint64_t gpa, bytes;
 	uint64_t offset; /* of its content in the memory file */
 	uint8_t *hva;
-	int fd;          /* memfd, or guest_memfd, that HVA maps from `fd_offset` on */
+	int fd;          /* memfd, or guest_memfd, that HVA maps from `fd_offset` on; -1: none */
 	uint64_t fd_offset;
 };
 
@@ -59,6 +61,9 @@ struct vm {
 	int stat_fd; /* KVM's statistics; -1: none */
 	uint64_t memory_bytes;
 	enum memory_backing backing;
+	bool is_protected; /* its memory is the guest's alone (pKVM) */
+	bool protectable;  /* it has no feature that a protected VM has not */
+	const struct state *saved; /* what it is restored from; NULL: it is booted */
 	struct region region[REGIONS_MAX];
 	unsigned regions;
 	struct vcpu vcpu[VCPUS_MAX];
@@ -97,6 +102,9 @@ struct vm_options {
 	uint64_t memory_bytes;
 	unsigned vcpus;
 	enum memory_backing backing;
+	bool is_protected; /* a VM of pKVM whose memory the host cannot read; backing: anonymous */
+	bool protectable;  /* to be restored as one later */
+	const struct state *saved; /* what it is to be restored from; NULL: it is to be booted */
 	/* Maps guest memory: sets hva and fd.  NULL: memory_map(), by `backing`. */
 	int (*map)(struct vm *vm, struct region *region, void *arg);
 	void *map_arg;

@@ -187,13 +187,13 @@ bool take_snapshot(struct guest *guest, const char *suffix)
 	return status == 0 && finish(guest) == 0;
 }
 
-bool boot(struct guest *guest, const char *kernel, const char *cpus, const char *backing,
-	  const char *append)
+bool boot(struct guest *guest, const char *kernel, const char *cpus,
+	  const char *const memory[2], const char *append)
 {
 	char line[128], path[64];
 	char *words[] = { VMM, "run", "--kernel", path, "--initrd", "/files/initrd", "--append", line,
-			  "--memory", "256M", "--cpus", (char *)cpus, "--backing", (char *)backing,
-			  "--control", CONTROL, NULL };
+			  "--memory", "256M", "--cpus", (char *)cpus, "--control", CONTROL,
+			  (char *)memory[0], (char *)memory[1], NULL };
 
 	snprintf(path, sizeof(path), "/files/%s", kernel);
 	snprintf(line, sizeof(line), "console=ttyS0 panic=-1 %s", append);

@@ -59,10 +59,10 @@ bool ask(struct guest *guest, const char *question, const char *begin);
 bool ask_sum(struct guest *guest, const char *question, const char *begin, uint64_t *sum);
 
 /*
- * Boot @kernel, of the case's files, with so many vCPUs, this backing, and @append to the
- * kernel's command line, until the guest's store is filled.
+ * Boot @kernel, of the case's files, with so many vCPUs, two options that say what its memory
+ * is (NULL for none), and @append to the kernel's command line, until the guest's store is filled.
  */
-bool boot(struct guest *guest, const char *kernel, const char *cpus, const char *backing,
+bool boot(struct guest *guest, const char *kernel, const char *cpus, const char *const memory[2],
 	  const char *append);
 
 /* Save the guest, which ends it, to the files MEMORY and STATE with @suffix. */

@@ -5,7 +5,8 @@
  * every kind of memory, and each time has its timers fire and its clock go on, checks
  * its data, on all CPUs at once, works on it, and powers off.
  *
- *	vm [-k KERNEL] [-c CPUS] [-r RUNS]
+ *	vm [-p] [-k KERNEL] [-c CPUS] [-r RUNS]
+ *		-p: pKVM's host: it goes on in protected VMs (`protected_restores`), and is booted in one.
  *		KERNEL: of the case's files: vmlinuz when it is not said.  CPUS vCPUs: 1 and 4
  *		when it is not said.  RUNS: only restores whose number (the order of `restores`,
  *		then `served`) is that of a letter in this list: a for the first; v: their image
@@ -72,12 +73,28 @@ static const struct restore restores[] = {
 	{ "userfault, hugetlb", { "--engine", "userfault", "--backing", "hugetlb", NULL } },
 	{ "eager, guest-memfd, prefaulted",
 	  { "--engine", "eager", "--backing", "guest-memfd", "--prefault", NULL } },
+	{ "uffd, anonymous", { "--engine", "uffd", "--backing", "anonymous", NULL } },
 };
 
 static const struct restore served[] = {
 	{ "userfault, memfd, served", { "--engine", "userfault", "--pager", PAGER, NULL } },
 	{ "userfault, guest-memfd, served",
 	  { "--engine", "userfault", "--backing", "guest-memfd", "--pager", PAGER, NULL } },
+};
+
+/* They go on in a protected VM: the snapshot is of one that was not, since the host read it. */
+static const struct restore protected_restores[] = {
+	{ "eager, protected, prefaulted",
+	  { "--engine", "eager", "--protected", "--prefault", NULL } },
+	{ "userfault, protected, recording",
+	  { "--engine", "userfault", "--protected", "--record", TRACE, NULL } },
+	{ "userfault, protected, by the trace, prefaulted",
+	  { "--engine", "userfault", "--protected", "--trace", TRACE, "--prefault", NULL } },
+};
+
+static const struct restore protected_served = {
+	"userfault, protected, served",
+	{ "--engine", "userfault", "--protected", "--pager", PAGER, NULL },
 };
 
 #define COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
@@ -364,42 +381,105 @@ static void test_all_again(const char *cpus, const struct answers *expected, con
 		test_again(&served[1], true, cpus, expected);
 }
 
-static void test_all(const char *kernel, const char *cpus, const char *backing, const char *runs)
+/*
+ * A protected guest reads the host's counter.  When it goes on that has leapt by the time that the
+ * machine ran before the guest was booted.
+ */
+static void test_protected_restores(const char *cpus, const struct answers *expected)
 {
+	struct answers then = *expected;
+
+	then.ran += now() + wait_seconds();
+	for (unsigned int i = 0; i < COUNT(protected_restores); i++)
+		test_restore(&protected_restores[i], cpus, &then);
+	test_served(&protected_served, cpus, &then, true);
+}
+
+/* Boots in a protected VM, of which the host has no snapshot. */
+static void test_protected(const char *kernel, const char *cpus)
+{
+	static const char *const memory[] = { "--protected", NULL };
 	struct answers answers = { 0 };
 	struct guest guest;
-	bool good = boot(&guest, kernel, cpus, backing, "");
+	bool good = boot(&guest, kernel, cpus, memory, "");
 
 	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers.work) &&
-	       ask_sum(&guest, "check\n", "all ok ", &answers.all) &&
-	       ask_clock(&guest, cpus, &answers.clock) && arm_timers(&guest);
-	if (!ok(good, "%s CPUs, %s: boots, fills, checks, sleeps", cpus, backing))
+	       ask_sum(&guest, "check\n", "all ok ", &answers.all);
+	if (!ok(good, "%s CPUs, protected: boots, fills, checks", cpus))
 		return kill_guest(&guest);
-	if (!ok(take_snapshot(&guest, ""), "%s CPUs, %s: snapshot", cpus, backing))
+	good = save_fails() && read_line(&guest, now() + wait_seconds()) &&
+	       strstr(guest.line, "the guest's alone");
+	ok(good, "%s CPUs, protected: no snapshot", cpus);
+	good = ask_sum(&guest, "go\n", "work 2 ok ", &answers.work);
+	ok(good, "%s CPUs, protected: it works on", cpus);
+	ok(power_off(&guest), "%s CPUs, protected: power-off", cpus);
+}
+
+/* Boot the guest that is restored, and save it.  False after a failure. */
+static bool make_snapshot(const char *kernel, const char *cpus, const char *const memory[2],
+			  struct answers *answers)
+{
+	const char *what = memory[1] ? memory[1] : memory[0];
+	struct guest guest;
+	bool good = boot(&guest, kernel, cpus, memory, "");
+
+	good = good && ask_sum(&guest, "go\n", "work 1 ok ", &answers->work) &&
+	       ask_sum(&guest, "check\n", "all ok ", &answers->all) &&
+	       ask_clock(&guest, cpus, &answers->clock) && arm_timers(&guest);
+	if (!ok(good, "%s CPUs, %s: boots, fills, checks, sleeps", cpus, what)) {
+		kill_guest(&guest);
+		return false;
+	}
+	if (!ok(take_snapshot(&guest, ""), "%s CPUs, %s: snapshot", cpus, what))
+		return false;
+	answers->ran = now() - answers->clock.asked;
+	return true;
+}
+
+static void test_all(const char *kernel, const char *cpus, const char *backing, const char *runs)
+{
+	const char *const memory[] = { "--backing", backing };
+	struct answers answers = { 0 };
+
+	if (!make_snapshot(kernel, cpus, memory, &answers))
 		return;
-	answers.ran = now() - answers.clock.asked;
 	test_restores(cpus, &answers, runs);
 	test_all_again(cpus, &answers, runs);
+}
+
+static void test_pkvm(const char *kernel, const char *cpus)
+{
+	static const char *const memory[] = { "--protectable", NULL };
+	struct answers answers = { 0 };
+
+	test_protected(kernel, cpus);
+	if (make_snapshot(kernel, cpus, memory, &answers))
+		test_protected_restores(cpus, &answers);
 }
 
 int main(int argc, char **argv)
 {
 	const char *kernel = "vmlinuz", *cpus = NULL, *runs = NULL;
+	bool pkvm = false;
 	int option;
 
-	while ((option = getopt(argc, argv, "k:c:r:")) != -1) {
+	while ((option = getopt(argc, argv, "pk:c:r:")) != -1) {
 		if (option == 'k')
 			kernel = optarg;
 		else if (option == 'c')
 			cpus = optarg;
 		else if (option == 'r')
 			runs = optarg;
+		else if (option == 'p')
+			pkvm = true;
 		else
 			return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
 	printf("TAP version 13\n");
-	if (cpus) {
+	if (pkvm) {
+		test_pkvm(kernel, cpus ? cpus : "2");
+	} else if (cpus) {
 		test_all(kernel, cpus, "memfd", runs);
 	} else {
 		test_all(kernel, "1", "memfd", runs);

@@ -133,10 +133,12 @@ static bool record(void)
 /* Boot and save a guest that has answered one request. */
 static bool prepare(void)
 {
+	static const char *const memory[] = { "--backing", "memfd" };
 	struct guest guest;
 	uint64_t sum;
 
-	return boot(&guest, "vmlinuz", "1", "memfd", APPEND) && ask_sum(&guest, "go\n", "work 1 ok ", &sum) &&
+	return boot(&guest, "vmlinuz", "1", memory, APPEND) &&
+	       ask_sum(&guest, "go\n", "work 1 ok ", &sum) &&
 	       take_snapshot(&guest, "") && record();
 }
 

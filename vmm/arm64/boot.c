@@ -51,11 +51,12 @@ long arch_vm_type(int kvm, const struct vm *vm)
 {
 	int bits = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE);
 	bool fewer = bits > 0 && bits < 40;
+	long type = fewer ? (long)KVM_VM_TYPE_ARM_IPA_SIZE(bits) : 0;
 
 	if (MAP_MEMORY + vm->memory_bytes > 1ull << (fewer ? bits : 40))
 		return vmm_error(-E2BIG, "memory: %llu MiB: more than this host can address",
 				 (unsigned long long)vm->memory_bytes >> 20);
-	return fewer ? (long)KVM_VM_TYPE_ARM_IPA_SIZE(bits) : 0;
+	return vm->is_protected ? type | (long)KVM_VM_TYPE_ARM_PROTECTED : type;
 }
 
 /* ---- files ------------------------------------------------------------------ */

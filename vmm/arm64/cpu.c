@@ -13,6 +13,8 @@
 #define CORE_REGISTER(name) \
 	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(name))
 #define MPIDR_EL1 ARM64_SYS_REG(3, 0, 0, 0, 5)
+#define APIAKEYLO_EL1 ARM64_SYS_REG(3, 0, 2, 1, 0)
+#define APGAKEYLO_EL1 ARM64_SYS_REG(3, 0, 2, 3, 0)
 /* Aff3 and Aff2..Aff0; the other bits say nothing about who it is. */
 #define MPIDR_AFFINITY 0xff00ffffffull
 
@@ -61,19 +63,36 @@ static void add_feature(struct kvm_vcpu_init *init, unsigned feature)
 }
 
 /*
+ * True if the vCPU shall have a feature that the host offers this VM by a capability,
+ * and that brings the register ID: a restored guest has what it had, and no more.
+ */
+static bool shall_have(const struct vcpu *vcpu, int capability, uint64_t id)
+{
+	const struct vm *vm = vcpu->vm;
+
+	return has(vm, capability) && (!vm->saved || cpu_was_saved_with(vm->saved, vcpu->index, id));
+}
+
+/* No protected VM has it, so a guest that may go on in one must not. */
+static bool shall_have_sve(const struct vcpu *vcpu)
+{
+	return !vcpu->vm->protectable &&
+	       shall_have(vcpu, KVM_CAP_ARM_SVE, KVM_REG_ARM64_SVE_VLS);
+}
+
+/*
  * All that the host has and a guest can use.  All vCPUs but the first are off
  * until the guest starts them by PSCI.
  */
 static void choose_features(const struct vcpu *vcpu, struct kvm_vcpu_init *init)
 {
-	const struct vm *vm = vcpu->vm;
-
 	add_feature(init, KVM_ARM_VCPU_PSCI_0_2);
 	if (vcpu->index)
 		add_feature(init, KVM_ARM_VCPU_POWER_OFF);
-	if (has(vm, KVM_CAP_ARM_SVE))
+	if (shall_have_sve(vcpu))
 		add_feature(init, KVM_ARM_VCPU_SVE);
-	if (has(vm, KVM_CAP_ARM_PTRAUTH_ADDRESS) && has(vm, KVM_CAP_ARM_PTRAUTH_GENERIC)) {
+	if (shall_have(vcpu, KVM_CAP_ARM_PTRAUTH_ADDRESS, APIAKEYLO_EL1) &&
+	    shall_have(vcpu, KVM_CAP_ARM_PTRAUTH_GENERIC, APGAKEYLO_EL1)) {
 		add_feature(init, KVM_ARM_VCPU_PTRAUTH_ADDRESS);
 		add_feature(init, KVM_ARM_VCPU_PTRAUTH_GENERIC);
 	}
@@ -90,7 +109,7 @@ int arch_vcpu_init(struct vcpu *vcpu)
 	if (ioctl(vcpu->fd, KVM_ARM_VCPU_INIT, &init))
 		return vmm_error(-errno, "vCPU %u: KVM_ARM_VCPU_INIT: %m", vcpu->index);
 	/* The lengths of vectors are KVM's choice: all that the host has. */
-	if (has(vcpu->vm, KVM_CAP_ARM_SVE) && ioctl(vcpu->fd, KVM_ARM_VCPU_FINALIZE, &feature))
+	if (shall_have_sve(vcpu) && ioctl(vcpu->fd, KVM_ARM_VCPU_FINALIZE, &feature))
 		return vmm_error(-errno, "vCPU %u: KVM_ARM_VCPU_FINALIZE: %m", vcpu->index);
 	return 0;
 }

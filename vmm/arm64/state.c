@@ -7,7 +7,8 @@
  * The clock.  The guest reads counters, which are the host's less an offset
  * that is one for the whole VM.  They are set last, to what they were when the
  * VM was saved, and go on from there: the guest's timers, which compare with
- * them, fire as if no time had passed meanwhile.
+ * them, fire as if no time had passed meanwhile.  A protected VM has no offset:
+ * it sees how much time has passed, and its timers are late.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -176,8 +177,10 @@ static int load_register(struct vcpu *vcpu, const struct entry *entry)
 	if (!code || (!cpu_get(vcpu, entry->id, now) &&
 		      !memcmp(now, entry->value, KVM_REG_SIZE(entry->id))))
 		return 0;
-	return vmm_error(code, "vCPU %u: register 0x%llx: this host cannot have it as it was: %m",
-			 vcpu->index, (unsigned long long)entry->id);
+	return vmm_error(code, "vCPU %u: register 0x%llx: this %s cannot have it as it was%s: %m",
+			 vcpu->index, (unsigned long long)entry->id,
+			 vcpu->vm->is_protected ? "protected VM" : "host",
+			 vcpu->vm->is_protected ? ": boot the guest with --protectable" : "");
 }
 
 /* Take the next register off a record; -EINVAL when it is cut off. */
@@ -195,6 +198,18 @@ static int next_entry(const uint8_t **data, size_t *bytes, struct entry *entry)
 	*data += size;
 	*bytes -= size;
 	return 0;
+}
+
+bool cpu_was_saved_with(const struct state *state, unsigned vcpu, uint64_t id)
+{
+	size_t bytes;
+	const uint8_t *data = state_get(state, KIND_REGISTERS, vcpu, &bytes);
+	struct entry entry = { 0 };
+
+	while (data && bytes && entry.id != id)
+		if (next_entry(&data, &bytes, &entry))
+			return false; /* load_registers() says so */
+	return entry.id == id;
 }
 
 static int load_registers(struct vcpu *vcpu, const struct state *state)
@@ -235,6 +250,22 @@ static int load_vcpu(struct vcpu *vcpu, const struct state *state)
 	return 0;
 }
 
+/*
+ * A protected guest reads the host's counter: Linux would stand still until it is
+ * where it was.
+ */
+static int check_host_clock(struct vm *vm, const struct clock *clock)
+{
+	uint64_t now;
+	int code = cpu_get(&vm->vcpu[0], PHYSICAL_COUNTER, &now);
+
+	if (code)
+		return vmm_error(code, "the host's counter: %m");
+	if (now < clock->virtual || now < clock->physical)
+		return vmm_error(-ERANGE, "the guest's counter is ahead of this host's, which a protected guest reads: %m");
+	return 0;
+}
+
 static int load_clock(struct vm *vm, const struct state *state)
 {
 	struct clock clock;
@@ -242,6 +273,8 @@ static int load_clock(struct vm *vm, const struct state *state)
 
 	if (code)
 		return code;
+	if (vm->is_protected)
+		return check_host_clock(vm, &clock);
 	code = cpu_set(&vm->vcpu[0], PHYSICAL_COUNTER, &clock.physical);
 	if (!code)
 		code = cpu_set(&vm->vcpu[0], VIRTUAL_COUNTER, &clock.virtual);

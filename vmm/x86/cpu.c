@@ -30,7 +30,8 @@ int arch_layout(struct vm *vm)
 long arch_vm_type(int kvm, const struct vm *vm)
 {
 	(void)kvm;
-	(void)vm;
+	if (vm->is_protected)
+		return vmm_error(-EOPNOTSUPP, "--protected: pKVM is arm64's: %m");
 	return 0; /* the default, which all hosts have */
 }
 
