@@ -37,6 +37,9 @@ enum kind {
 	KIND_STRADDLE,
 	KIND_ZERO,
 	KIND_VECTOR,
+	KIND_PRE_INDEXED_READ,
+	KIND_PRE_INDEXED_WRITE,
+	KIND_TRANSLATE,
 };
 
 #ifdef __x86_64__
@@ -129,6 +132,30 @@ static void guest_zero(u64 *p)
 	asm volatile("dc zva, %0" : : "r" (p) : "memory");
 }
 
+/* These two have no valid syndrome, by which MMIO would be emulated. */
+static u64 guest_pre_indexed_read(u64 *p)
+{
+	u64 value;
+
+	p--;
+	asm volatile("ldr %0, [%1, #8]!" : "=&r" (value), "+r" (p) : : "memory");
+	return value;
+}
+
+static void guest_pre_indexed_write(u64 *p)
+{
+	p--;
+	asm volatile("str %1, [%0, #8]!" : "+r" (p) : "r" (1ul) : "memory");
+}
+
+/* Returns true if @p can't be translated. */
+static u64 guest_translate(u64 *p)
+{
+	asm volatile("at s1e1r, %0" : : "r" (p));
+	isb();
+	return read_sysreg(par_el1) & 1;
+}
+
 /* The vector table is code, and depends on its position. */
 static u64 guest_vector(u64 *p)
 {
@@ -184,6 +211,19 @@ static void guest_code(void)
 			break;
 		case KIND_VECTOR:
 			value = guest_vector(p);
+			break;
+#ifdef __aarch64__
+		case KIND_PRE_INDEXED_READ:
+			value = guest_pre_indexed_read(p);
+			break;
+		case KIND_PRE_INDEXED_WRITE:
+			guest_pre_indexed_write(p);
+			break;
+		case KIND_TRANSLATE:
+			value = guest_translate(p);
+			break;
+#endif
+		default:
 			break;
 		}
 		GUEST_SYNC1(value);
@@ -337,6 +377,14 @@ static void test_kinds(enum memory memory)
 #ifdef __x86_64__
 	vm_install_exception_handler(vm, UD_VECTOR, guest_ud_handler);
 	test_kind(KIND_VECTOR, 1, 0x77);
+#else
+	test_kind(KIND_PRE_INDEXED_READ, 1, 0x1000 + 2 * KIND_PRE_INDEXED_READ);
+	test_kind(KIND_PRE_INDEXED_WRITE, 1, 0);
+	TEST_ASSERT_EQ(*content(2 * KIND_PRE_INDEXED_WRITE), 1);
+	/* The page's address is all that this is about. */
+	test_kind(KIND_TRANSLATE, 0, 0);
+	TEST_ASSERT(userfault_is_set(bitmap, 2 * KIND_TRANSLATE),
+		    "A translation has made the page present");
 #endif
 
 	free_vm(memory);
