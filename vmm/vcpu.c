@@ -133,7 +133,9 @@ static enum next step(struct vcpu *vcpu)
 	if ((errno == EFAULT || errno == EHWPOISON) &&
 	    vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
 		return memory_fault(vcpu);
-	vmm_error(-errno, "vCPU %u: KVM_RUN: %m", vcpu->index);
+	vmm_error(-errno, "vCPU %u: KVM_RUN: %m%s", vcpu->index,
+		  errno == ENOMEM && vcpu->vm->is_protected ?
+			  ": the guest's memory is locked: raise RLIMIT_MEMLOCK (ulimit -l)" : "");
 	return NEXT_FAIL;
 }
 
