@@ -84,6 +84,8 @@ static const struct restore served[] = {
 
 /* They go on in a protected VM: the snapshot is of one that was not, since the host read it. */
 static const struct restore protected_restores[] = {
+	/* Nothing forbids it another VM, though the host has features that the guest was not given. */
+	{ "eager, not protected", { "--engine", "eager", NULL } },
 	{ "eager, protected, prefaulted",
 	  { "--engine", "eager", "--protected", "--prefault", NULL } },
 	{ "userfault, protected, recording",
