@@ -140,7 +140,7 @@ static bool count_of(const char *text, unsigned most, unsigned *count)
 	return *text >= '1' && *text <= '9' && !*end && number <= most;
 }
 
-/* Pages of files cannot be given to a guest for good. */
+/* KVM donates no page of hugetlbfs or guest_memfd; of a memfd it would, which nobody needs here. */
 static int choose_backing(struct arguments *a)
 {
 	if (!a->is_protected)
