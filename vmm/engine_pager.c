@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "arch.h"
 #include "engine.h"
@@ -299,11 +300,37 @@ static int wait_for_all(void *arg)
 	return err ? vmm_error(err, "pager: memory that cannot be read: %m") : 0;
 }
 
+/*
+ * On arm64 KVM_RUN waits for a page of a userfaultfd until it comes, or the thread is killed: the
+ * signal that stops a vCPU does not end it.  When the session has failed only its end does, by
+ * closing the userfaultfd.  From then on what is missing reads as zeros, so that memory is taken
+ * away first: a vCPU that has not seen its signal yet gets none of them.
+ */
+static void let_go(void *arg)
+{
+	struct engine *engine = arg;
+	struct pager *pager = engine->own;
+
+	for (unsigned i = 0; i < engine->vm->regions; i++)
+		if (mprotect(engine->vm->region[i].hva, engine->vm->region[i].bytes, PROT_NONE)) {
+			vmm_error(-errno, "pager: memory cannot be taken from the guest: %m");
+			_exit(1); /* which kills the vCPUs' threads first */
+		}
+	infill_session_stop(pager->session);
+	pager->session = NULL;
+}
+
 static int uffd_start(struct engine *engine)
 {
+	int err = pager_start(engine, false);
+
 	engine->vm->make_whole = wait_for_all;
 	engine->vm->make_whole_arg = engine;
-	return pager_start(engine, false);
+	if (!err) {
+		engine->vm->let_go = let_go;
+		engine->vm->let_go_arg = engine;
+	}
+	return err;
 }
 
 const struct engine_ops engine_uffd = {

@@ -35,16 +35,6 @@ static int catch_signals(void)
 	return fd < 0 ? vmm_error(-errno, "signalfd: %m") : fd;
 }
 
-static enum next state_of(struct vm *vm)
-{
-	enum next end;
-
-	pthread_mutex_lock(&vm->lock);
-	end = vm->end;
-	pthread_mutex_unlock(&vm->lock);
-	return end;
-}
-
 static void tell(struct vm *vm, struct control_request *request)
 {
 	char *text = stat_text(vm);
@@ -60,7 +50,7 @@ static void tell(struct vm *vm, struct control_request *request)
 static void save(struct vm *vm, struct control_request *request)
 {
 	vm_pause(vm);
-	if (state_of(vm) != NEXT_RUN) {
+	if (vm_state(vm) != NEXT_RUN) {
 		control_answer(request, "snapshot: the VM has ended already");
 	} else if (snapshot_write(vm, request->memory, request->state)) {
 		control_answer(request, vmm_error_text());
@@ -122,5 +112,5 @@ int monitor_run(struct vm *vm, const char *control)
 	control_close(control_fd, control);
 	if (signal_fd >= 0)
 		close(signal_fd);
-	return err ? 1 : status_of(state_of(vm));
+	return err ? 1 : status_of(vm_state(vm));
 }

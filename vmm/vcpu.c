@@ -128,7 +128,8 @@ static enum next step(struct vcpu *vcpu)
 	count_exit(vcpu);
 	if (!failed)
 		return handle_exit(vcpu);
-	if (errno == EINTR)
+	/* What else fails when the VM has ended is of no interest: its memory may be gone. */
+	if (errno == EINTR || vm_state(vcpu->vm) != NEXT_RUN)
 		return park(vcpu) ? NEXT_RUN : NEXT_STOP;
 	if ((errno == EFAULT || errno == EHWPOISON) &&
 	    vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
@@ -197,7 +198,8 @@ void vcpus_pause(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	kick_all(vm);
 	pthread_mutex_lock(&vm->lock);
-	while (vm->parked < vm->vcpus)
+	/* One that waits for a page may not park before vcpus_stop(). */
+	while (vm->parked < vm->vcpus && vm->end == NEXT_RUN)
 		pthread_cond_wait(&vm->changed, &vm->lock);
 	pthread_mutex_unlock(&vm->lock);
 }
@@ -215,6 +217,8 @@ void vcpus_stop(struct vm *vm)
 	/* They see vm->end when they park. */
 	vcpus_resume(vm);
 	kick_all(vm);
+	if (vm->let_go)
+		vm->let_go(vm->let_go_arg);
 	for (unsigned i = 0; i < vm->vcpus; i++)
 		if (vm->vcpu[i].started)
 			pthread_join(vm->vcpu[i].thread, NULL);

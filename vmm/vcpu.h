@@ -19,7 +19,7 @@ void vcpu_destroy(struct vcpu *vcpu);
 /* Start all threads.  0 or -errno after vmm_error(). */
 int vcpus_start(struct vm *vm);
 
-/* Return when all are parked, or have ended.  Not while they are paused. */
+/* Return when all are parked, or the VM has ended.  Not while they are paused. */
 void vcpus_pause(struct vm *vm);
 void vcpus_resume(struct vm *vm);
 

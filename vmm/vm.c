@@ -146,9 +146,20 @@ void vm_end(struct vm *vm, enum next end)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->end == NEXT_RUN)
 		vm->end = end;
+	pthread_cond_broadcast(&vm->changed);
 	pthread_mutex_unlock(&vm->lock);
 	/* Only fails at 2^64 - 1 ends. */
 	(void)!write(vm->end_fd, &one, sizeof(one));
+}
+
+enum next vm_state(struct vm *vm)
+{
+	enum next end;
+
+	pthread_mutex_lock(&vm->lock);
+	end = vm->end;
+	pthread_mutex_unlock(&vm->lock);
+	return end;
 }
 
 void vm_stop(struct vm *vm)

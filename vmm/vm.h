@@ -82,6 +82,13 @@ struct vm {
 	void *make_whole_arg;
 
 	/*
+	 * Lets vCPUs go that wait in KVM_RUN for a page, which nobody may provide any more.
+	 * After vm_end(), when all have been told to stop; NULL: none waits there.
+	 */
+	void (*let_go)(void *arg);
+	void *let_go_arg;
+
+	/*
 	 * Writes what the pager has done as a JSON object, on main's thread; NULL: there
 	 * is none.  Set by an engine before vm_start().
 	 */
@@ -119,14 +126,17 @@ int vm_create(struct vm *vm, const struct vm_options *options);
 /* Start the vCPUs' threads and the console's input; they run at once. */
 int vm_start(struct vm *vm);
 
-/* See above.  Main only, not twice. */
+/* See above.  Main only, not twice.  vm_pause() returns early when the VM ends: ask vm_state(). */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
 /* The VM has ended, END says how; the first one counts.  Other vCPUs go on until vm_stop(). */
 void vm_end(struct vm *vm, enum next end);
 
-/* End all threads; memory stays.  Then vm_destroy(): unmap and close everything. */
+/* What was given to the vm_end() that counts, NEXT_RUN before it.  Any thread. */
+enum next vm_state(struct vm *vm);
+
+/* End all threads; memory stays mapped.  Then vm_destroy(): unmap and close everything. */
 void vm_stop(struct vm *vm);
 void vm_destroy(struct vm *vm);
 
