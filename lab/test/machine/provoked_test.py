@@ -164,6 +164,21 @@ for NUMBER in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
     tap.add(f"no QEMU is left after {NUMBER.name}", killed, NUMBER)
 
 
+@tap.test("a person gets a shell, and the programs of the cases")
+def shell():
+    said = ""
+    with subprocess.Popen([RUN, "--name", SUFFIX, "--shell", MACHINE], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        for line in child.stdout:
+            said += line
+            if line.startswith("Enter 'help'"):
+                child.stdin.write("echo answer $((6 * 7)); ls /selftests /programs; poweroff -f\n")
+                child.stdin.flush()
+    tap.contains(said, "answer 42", "what the shell says")
+    tap.contains(said, "userfault_test", "the programs")
+    tap.equal(child.returncode, 0, "exit status")
+
+
 @tap.test("wrong usage is refused with the names that are known")
 def usage():
     for words, part in ((["nowhere"], "known are arm64-nested"), ([MACHINE, "nothing"], "self-ok"),
