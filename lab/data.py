@@ -21,8 +21,10 @@ THREADS = ("single", "multi")
 # How much longer a case takes in a debug kernel.
 KIND_FACTOR = {"plain": 1, "debug": 8}
 
+PAGES = ("16k", "64k")
+
 # Keys, and whether they must be there.
-MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "console": True, "cpus": True,
+MACHINE_KEYS = {"about": True, "arch": True, "qemu": True, "qemu ": False, "console": True, "cpus": True,
                 "threads": True, "memory": True, "boot": False, "says ": True, "skip ": False, "allow ": False}
 CASE_KEYS = {"about": True, "program": True, "arguments": False, "files": False, "group": True, "timeout": True,
              "arch": False, "only": False, "boot": False, "memory": False, "cpus ": False, "thp": False,
@@ -113,6 +115,9 @@ class Machine:
         self.about = values["about"]
         self.arch = one_of(path, "arch", values["arch"], ARCHES)
         self.qemu = shlex.split(values["qemu"])
+        # What is added for a kernel whose pages are not the smallest.
+        self.qemu_pages = {one_of(path, "qemu", pages, PAGES): shlex.split(words)
+                           for pages, words in values["qemu "].items()}
         self.console = values["console"]
         self.cpus = number(path, "cpus", values["cpus"])
         # Whether QEMU has a thread for each CPU, or one that takes turns.
@@ -123,6 +128,10 @@ class Machine:
         self.says = patterns(values["says "], path)
         self.skips = values["skip "]
         self.allows = patterns(values["allow "], path)
+
+    def command(self, pages):
+        """QEMU's command line for a kernel with such pages, None for the smallest."""
+        return self.qemu + self.qemu_pages.get(pages, [])
 
     def skip(self, case):
         """Why this machine cannot run the case; None if it can."""

@@ -95,7 +95,7 @@ class Boot:
 
     def command(self, initrd, port):
         """The whole command line; the console and the results go to files of this process."""
-        line = [*self.machine.qemu, "-nodefaults", "-no-user-config", "-display", "none",
+        line = [*self.machine.command(self.kernel.pages), "-nodefaults", "-no-user-config", "-display", "none",
                 *self.accelerator(), "-smp", str(self.cpus()),
                 "-m", str(self.memory()), "-no-reboot",
                 "-kernel", self.kernel.image, "-initrd", initrd, "-append", self.append(),

@@ -124,6 +124,20 @@ def continued():
     tap.equal(made.arguments, ["-a", "-b"], "arguments")
 
 
+@tap.test("a machine's QEMU can be told more for a kernel with larger pages")
+def pages():
+    machine = data.Machine(write("arm64-x", MACHINE, "qemu 16k = -cpu b\n"))
+    tap.equal(machine.command(None), machine.qemu, "for the smallest pages")
+    tap.equal(machine.command("64k"), machine.qemu, "for pages of 64k")
+    tap.equal(machine.command("16k"), machine.qemu + ["-cpu", "b"], "for pages of 16k")
+    try:
+        data.Machine(write("arm64-x", MACHINE, "qemu 4k = -cpu b\n"))
+    except data.Wrong as wrong:
+        tap.contains(str(wrong), "known are 16k 64k", "what other pages are told")
+    else:
+        raise AssertionError("other pages were accepted")
+
+
 @tap.test("a machine skips what is not for it, with the reason")
 def skips():
     machine = data.Machine(write("arm64-x", MACHINE, "skip ca* = too slow\n"))

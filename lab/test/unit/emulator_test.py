@@ -44,6 +44,10 @@ class Machine:
         os.chmod(path, 0o755)
         self.qemu = [path]
 
+    def command(self, _pages):
+        """As that of data.Machine."""
+        return self.qemu
+
 
 class Case:
     """What Boot asks of a case."""
@@ -77,7 +81,7 @@ class Options:
 
 class Kernel:
     """Nothing is loaded."""
-    image = "none"
+    image, pages = "none", None
 
 
 def boot(script, seconds=60):
