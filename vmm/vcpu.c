@@ -60,16 +60,6 @@ void vcpu_destroy(struct vcpu *vcpu)
 
 /* ---- exits -------------------------------------------------------------------- */
 
-static enum next memory_fault(struct vcpu *vcpu)
-{
-	struct vm *vm = vcpu->vm;
-
-	if (vm->memory_fault)
-		return vm->memory_fault(vcpu, vm->memory_fault_arg);
-	vmm_error(-EFAULT, "vCPU %u: guest memory cannot be accessed", vcpu->index);
-	return NEXT_FAIL;
-}
-
 static enum next handle_exit(struct vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
@@ -121,22 +111,32 @@ static void count_exit(struct vcpu *vcpu)
 
 static enum next step(struct vcpu *vcpu)
 {
+	struct vm *vm = vcpu->vm;
 	int failed = ioctl(vcpu->fd, KVM_RUN, 0);
+	bool memory;
 
 	if (failed && errno == EAGAIN)
 		return NEXT_RUN; /* it waits for another vCPU to start it */
 	count_exit(vcpu);
 	if (!failed)
 		return handle_exit(vcpu);
-	/* What else fails when the VM has ended is of no interest: its memory may be gone. */
-	if (errno == EINTR || vm_state(vcpu->vm) != NEXT_RUN)
+	if (errno == EINTR)
 		return park(vcpu) ? NEXT_RUN : NEXT_STOP;
-	if ((errno == EFAULT || errno == EHWPOISON) &&
-	    vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
-		return memory_fault(vcpu);
-	vmm_error(-errno, "vCPU %u: KVM_RUN: %m%s", vcpu->index,
-		  errno == ENOMEM && vcpu->vm->is_protected ?
-			  ": the guest's memory is locked: raise RLIMIT_MEMLOCK (ulimit -l)" : "");
+	memory = (errno == EFAULT || errno == EHWPOISON) &&
+		 vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT;
+	/* The way of every missing page: no lock is taken on it that vCPUs share. */
+	if (memory && vm->memory_fault)
+		return vm->memory_fault(vcpu, vm->memory_fault_arg);
+	/* What else fails when the VM has ended is of no interest: its memory may be gone. */
+	if (vm_state(vm) != NEXT_RUN)
+		return NEXT_STOP;
+	if (memory)
+		vmm_error(-EFAULT, "vCPU %u: guest memory cannot be accessed", vcpu->index);
+	else
+		vmm_error(-errno, "vCPU %u: KVM_RUN: %m%s", vcpu->index,
+			  errno == ENOMEM && vm->is_protected ?
+				  ": the guest's memory is locked: raise RLIMIT_MEMLOCK (ulimit -l)" :
+				  "");
 	return NEXT_FAIL;
 }
 
