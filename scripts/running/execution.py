@@ -115,8 +115,9 @@ class Run:
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             selector.register(end, selectors.EVENT_READ)
-            while not ended and time.monotonic() < deadline:
-                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
+            while not ended and (left := deadline - time.monotonic()) > 0:
+                # Not longer at once: Python does not see a signal that comes just before it waits.
+                ready = [key.fd for key, _ in selector.select(min(left, 1.0))]
                 ended = end in ready
                 pending, closed = self.drain(pipe, pending)
                 if closed and pipe in selector.get_map():
