@@ -24,6 +24,7 @@
 #include "userfault_util.h"
 
 #define NO_MEMORY	"no memory of that kind"
+#define NO_BLOCKS	"no blocks"
 #define NO_PREFAULT	"no KVM_PRE_FAULT_MEMORY"
 #define NO_UFFD		"no userfaultfd"
 #define NO_HUGE		"no KVM_USERFAULT_HUGE"
@@ -58,6 +59,18 @@ static bool has_gmem(struct kvm_vm *vm)
 	return (vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags) == flags;
 }
 
+/* Those of a host with pages of 64K, 512M each, are too large for a test. */
+static bool has_thp(void)
+{
+	return thp_configured() && pmd_size <= SZ_32M;
+}
+
+static bool has_blocks(enum memory memory)
+{
+	return (memory == MEM_THP && has_thp()) ||
+	       (memory == MEM_HUGETLB && pmd_size == SZ_2M);
+}
+
 static bool add_memory(struct uf_vm *u, enum memory memory)
 {
 	static const enum vm_mem_backing_src_type src[] = {
@@ -81,7 +94,7 @@ static bool add_memory(struct uf_vm *u, enum memory memory)
 		return true;
 	}
 
-	if (memory == MEM_THP && !thp_configured())
+	if (memory == MEM_THP && !has_thp())
 		return false;
 
 	pft_add_slot(u->vm, src[memory], TEST_GPA, TEST_SLOT, size, 0);
@@ -101,8 +114,10 @@ static bool add_memory(struct uf_vm *u, enum memory memory)
  */
 static bool create_vm(struct uf_vm *u, enum memory memory, u64 nr_pages)
 {
-	if (memory == MEM_HUGETLB || memory == MEM_THP)
+	if (memory == MEM_THP)
 		nr_pages = align_up(nr_pages, pmd_size / page_size);
+	if (memory == MEM_HUGETLB)
+		nr_pages = align_up(nr_pages, SZ_2M / page_size);
 
 	u->nr_pages = nr_pages;
 	u->vm = pft_create_vm_without_slot(VM_SHAPE_DEFAULT, &u->vcpu, nr_pages * page_size);
@@ -426,8 +441,8 @@ MEMORY_TEST(mapping_size)
 	struct toll toll;
 	struct uf_vm u;
 
-	if (variant->memory != MEM_THP && variant->memory != MEM_HUGETLB)
-		SKIP(return, "no blocks");
+	if (!has_blocks(variant->memory))
+		SKIP(return, NO_BLOCKS);
 	if (!can_count_faults())
 		SKIP(return, NO_FAULT_COUNT);
 	if (!create_vm(&u, variant->memory, 3 * nr))
@@ -532,7 +547,7 @@ USERFAULT_TEST(block_amid_word)
 		SKIP(return, NO_HUGE);
 	if (!can_count_faults())
 		SKIP(return, NO_FAULT_COUNT);
-	if (!thp_configured())
+	if (!has_thp())
 		SKIP(return, NO_MEMORY);
 
 	test_block_amid_word(1);
@@ -570,7 +585,7 @@ USERFAULT_TEST(part_of_block)
 
 	if (!can_count_faults())
 		SKIP(return, NO_FAULT_COUNT);
-	if (!thp_configured())
+	if (!has_thp())
 		SKIP(return, NO_MEMORY);
 
 	mem = kvm_mmap(2 * pmd_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -1003,13 +1018,6 @@ USERFAULT_TEST(trace_and_stat)
 	free_vm(&u);
 }
 
-static bool is_dirty(struct uf_vm *u, unsigned long *dirty, u64 page)
-{
-	u64 ratio = page_size / u->vm->page_size;
-
-	return test_bit(page * ratio, dirty);
-}
-
 /* Pages are dirty when they are written to, not when they're provided or read. */
 MEMORY_TEST(dirty_log)
 {
@@ -1023,7 +1031,7 @@ MEMORY_TEST(dirty_log)
 		SKIP(return, "no dirty logging of guest_memfd");
 	if (!create_vm(&u, variant->memory, nr))
 		SKIP(return, NO_MEMORY);
-	dirty = bitmap_zalloc(u.nr_pages * (page_size / u.vm->page_size));
+	dirty = bitmap_zalloc(u.nr_pages);
 
 	userfault_set(u.bitmap, 0, nr);
 	userfault_set_flags(u.vm, TEST_SLOT, log | KVM_MEM_USERFAULT, u.bitmap);
@@ -1039,7 +1047,7 @@ MEMORY_TEST(dirty_log)
 		if (page < nr / 4)
 			continue;
 #endif
-		TEST_ASSERT(is_dirty(&u, dirty, page) == written, "Page %lu is unexpectedly %s",
+		TEST_ASSERT(test_bit(page, dirty) == written, "Page %lu is unexpectedly %s",
 			    page, written ? "clean" : "dirty");
 	}
 
@@ -1053,7 +1061,7 @@ MEMORY_TEST(dirty_log)
 	TEST_ASSERT_EQ(touch(&u, 0, nr, true).exits, 0);
 	kvm_vm_get_dirty_log(u.vm, TEST_SLOT, dirty);
 	for (page = 0; page < nr; page++)
-		TEST_ASSERT(is_dirty(&u, dirty, page), "Page %lu is clean", page);
+		TEST_ASSERT(test_bit(page, dirty), "Page %lu is clean", page);
 
 	/* With the flag enabled while the log goes on. */
 	userfault_set(u.bitmap, 5, 1);
@@ -1061,7 +1069,7 @@ MEMORY_TEST(dirty_log)
 	kvm_vm_get_dirty_log(u.vm, TEST_SLOT, dirty);
 	TEST_ASSERT_EQ(touch(&u, 5, 1, true).exits, 1);
 	kvm_vm_get_dirty_log(u.vm, TEST_SLOT, dirty);
-	TEST_ASSERT(is_dirty(&u, dirty, 5) && !is_dirty(&u, dirty, 6), "Wrong page is dirty");
+	TEST_ASSERT(test_bit(5, dirty) && !test_bit(6, dirty), "Wrong page is dirty");
 
 	free_vm(&u);
 	free(dirty);
@@ -1077,13 +1085,13 @@ MEMORY_TEST(dirty_log_keeps_pages)
 	unsigned long *dirty;
 	struct uf_vm u;
 
-	if (variant->memory != MEM_THP && variant->memory != MEM_HUGETLB)
-		SKIP(return, "no blocks");
+	if (!has_blocks(variant->memory))
+		SKIP(return, NO_BLOCKS);
 	if (!can_count_faults())
 		SKIP(return, NO_FAULT_COUNT);
 	if (!create_vm(&u, variant->memory, nr))
 		SKIP(return, NO_MEMORY);
-	dirty = bitmap_zalloc(nr * (page_size / u.vm->page_size));
+	dirty = bitmap_zalloc(nr);
 	fill(&u, 0, nr);
 
 	userfault_set(u.bitmap, nr - 1, 1);
@@ -1115,18 +1123,18 @@ MEMORY_TEST(dirty_log_needs_pages)
 	struct uf_vm u;
 	u64 page;
 
-	if (variant->memory != MEM_THP && variant->memory != MEM_HUGETLB)
-		SKIP(return, "no blocks");
+	if (!has_blocks(variant->memory))
+		SKIP(return, NO_BLOCKS);
 	if (!create_vm(&u, variant->memory, nr))
 		SKIP(return, NO_MEMORY);
-	dirty = bitmap_zalloc(nr * (page_size / u.vm->page_size));
+	dirty = bitmap_zalloc(nr);
 
 	userfault_set_flags(u.vm, TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_USERFAULT,
 			    u.bitmap);
 	for (page = 0; page < nr; page += 5) {
 		TEST_ASSERT_EQ(touch(&u, page, 1, true).exits, 0);
 		kvm_vm_get_dirty_log(u.vm, TEST_SLOT, dirty);
-		TEST_ASSERT(is_dirty(&u, dirty, page), "Page %lu is clean", page);
+		TEST_ASSERT(test_bit(page, dirty), "Page %lu is clean", page);
 	}
 
 	free_vm(&u);
