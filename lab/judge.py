@@ -51,6 +51,13 @@ REPORTS = [re.compile(text) for text in (
     r"suspected memory leaks",
 )]
 
+# Where TEST_ASSERT(), the harness of kselftests or CHECK() says that an assertion failed: its place.
+ASSERTION = re.compile(r"[# ]*(\S+\.[chS]:\d+:|line \d+: )")
+# What helps nobody there: the process, the callers, the harness' own words.
+IDLE = re.compile(r"[# ]*(pid=\d+ tid=|\d+\t|\w+: Test (failed|terminated)|(RUN|OK|FAIL|SKIP) |(FAILED|Totals): )|[# ]*$")
+# So many lines from the place on are looked at, or so many before the end where there is none.
+MOST, LAST = 8, 2
+
 # How the machine's init begins to say where the threads of a case are that it has to kill.
 STACKS = re.compile(r"# thread \d+ \(")
 
@@ -86,6 +93,22 @@ def split_log(text):
 class Ktap(tapreader.Tap):
     """Reads what a selftest prints; most of KVM's print no TAP at all, which is no error here."""
 
+    def __init__(self):
+        super().__init__()
+        # What was said since the last result.
+        self.said = []
+
+    def line(self, text):
+        self.said.append(text)
+        super().line(text)
+
+    def take_result(self, good, number, text):
+        failures = len(self.result.failures)
+        super().take_result(good, number, text)
+        if len(self.result.failures) > failures:
+            self.result.failures[-1] += assertion(self.said[:-1])
+        self.said = []
+
     def take_skip(self, name, reason):
         # kselftest.h prints `ok 1 # SKIP reason`, without a name.
         self.result.skips.append((name, reason or self.note or "no reason given"))
@@ -95,6 +118,13 @@ class Ktap(tapreader.Tap):
             self.result.failures += self.errors
             return self.result
         return super().finish()
+
+
+def assertion(said):
+    """What failed, and with what values, if a test said so: for a log that is cut to one line."""
+    lines = list(itertools.dropwhile(lambda line: not ASSERTION.match(line), said))[:MOST]
+    lines = lines or [line for line in said if line.startswith("# ") and not IDLE.match(line)][-LAST:]
+    return "".join(f": {line.strip('# ')}" for line in lines if not IDLE.match(line))
 
 
 class Record:
@@ -178,7 +208,12 @@ def case_verdict(record, allows=()):
     nested = [line for line in record.output
               if tapreader.PLAN.match(line) or (reader.plan is not None and tapreader.RESULT.match(line))]
     found = reports(record.log, allows)
-    reasons = why_ended(record) + tap.failures
+    reasons = why_ended(record)
+    if reasons and reasons[0].startswith("exit status"):
+        # A program that said `not ok` is expected to exit non-zero.
+        said_so = any(text.startswith("not ok") for text in tap.failures)
+        reasons = [] if said_so else [reasons[0] + assertion(reader.said)]
+    reasons += tap.failures
     if found:
         more = f" and {len(found) - 1} lines more" if len(found) > 1 else ""
         reasons.append(f"the kernel's log has: {found[0]}{more}")

@@ -150,6 +150,34 @@ ENDS = {
 for NAME, (MADE, PART) in ENDS.items():
     tap.add(f"a bad end fails: {NAME}", expect, MADE, "fail", PART)
 
+ASSERT = ["#  RUN           b ...", "", "==== Test Assertion Failure ====", "  lib/a_util.c:247: pages == 256",
+          "  pid=41 tid=41 errno=0 - Success", "     1\t0x0000000000401234: main at a.c:1",
+          "  0x155 != 0x100 (pages != 256)"]
+FIRST = {
+    "of a result": (record(["1..2", "# t.c:1:a:", "ok 1 a"] + ASSERT + ["# b: Test failed", "not ok 2 b"], ("exit", 1)),
+                    "not ok 2 - b: lib/a_util.c:247: pages == 256: 0x155 != 0x100 (pages != 256)"),
+    "of the harness": (record(["1..1", "# t.c:9:b:Expected 1 (1) == n (2)", "# b: Test failed", "not ok 1 b"], ("exit", 1)),
+                       "not ok 1 - b: t.c:9:b:Expected 1 (1) == n (2)"),
+    "of the engine": (record(["1..1", "# line 96: c.faults == 2", "# 3 exits", "not ok 1 - b"], ("exit", 1)),
+                      "not ok 1 - b: line 96: c.faults == 2: 3 exits"),
+    "in other words": (record(["1..1", "# a", "# b: 3", "#  RUN  b ...", "# c", "not ok 1 - b"], ("exit", 1)),
+                       "not ok 1 - b: b: 3: c"),
+    "without TAP": (record(ASSERT, ("exit", 254)),
+                    "exit status 254: lib/a_util.c:247: pages == 256: 0x155 != 0x100 (pages != 256)"),
+    "after the last result": (record(["1..2", "ok 1 a"] + ASSERT, ("exit", 254)),
+                              "exit status 254: lib/a_util.c:247: pages == 256: 0x155 != 0x100 (pages != 256)"),
+    "of nothing": (record(["1..1", "not ok 1 b"], ("exit", 1)), "not ok 1 - b"),
+}
+
+
+def first_reason(made, reason):
+    """A failed case's first reason, which is all that a log of ./check has of it."""
+    tap.equal(judge.case_verdict(made).reasons[0], reason, "the first reason")
+
+
+for NAME, (MADE, PART) in FIRST.items():
+    tap.add(f"a failure names the assertion: {NAME}", first_reason, MADE, PART)
+
 
 @tap.test("a case that skips itself is skipped, with its reason")
 def skips():
