@@ -216,9 +216,9 @@ def case_verdict(record, allows=()):
     reasons += tap.failures
     if found:
         more = f" and {len(found) - 1} lines more" if len(found) > 1 else ""
-        reasons.append(f"the kernel's log has: {found[0]}{more}")
+        reasons.insert(0, f"the kernel's log has: {found[0]}{more}")
     elif record.taint:
-        reasons.append(f"the kernel became tainted ({record.taint}), and its log does not say why")
+        reasons.insert(0, f"the kernel became tainted ({record.taint}), and its log does not say why")
     if reasons:
         return Verdict("fail", reasons, nested)
     reason = skip_reason(record, tap)

@@ -10,6 +10,8 @@ import time
 
 TAIL = 15
 MOST = 200
+# So many reasons of a failure are in the line of its result.
+REASONS = 3
 
 
 class Report:
@@ -85,7 +87,9 @@ def last_part(line):
 
 def directive(verdict):
     """What follows a result's name: a # inside would begin another."""
-    text = verdict.reasons[0].replace("#", "") if verdict.reasons else ""
-    if verdict.kind == "skip":
-        return f" # SKIP {text}"
-    return f" # {text}" if verdict.kind == "fail" else ""
+    if verdict.kind == "ok":
+        return ""
+    skip = verdict.kind == "skip"
+    shown = verdict.reasons[:1 if skip else REASONS]
+    more = "" if skip or len(verdict.reasons) <= REASONS else f"; and {len(verdict.reasons) - REASONS} more"
+    return f" # {'SKIP ' if skip else ''}{'; '.join(shown).replace('#', '')}{more}"

@@ -16,6 +16,7 @@ import baseline
 import data
 import emulator
 import judge
+import report
 
 BOOT = """\
 [    0.000000] Booting Linux on physical CPU 0x0000000000 [0x000f0510]
@@ -177,6 +178,16 @@ def first_reason(made, reason):
 
 for NAME, (MADE, PART) in FIRST.items():
     tap.add(f"a failure names the assertion: {NAME}", first_reason, MADE, PART)
+
+
+@tap.test("a result's line has the first reasons of a failure, what the kernel's log has before all")
+def line():
+    made = judge.case_verdict(record(["1..4", "not ok 1 a", "not ok 2 b"], log=REPORTS["a WARN"]))
+    text = report.directive(made)
+    tap.true(text.startswith(" # the kernel's log has: WARNING: arch/arm64"), f"the beginning of {text!r}")
+    tap.true(text.endswith("; not ok 1 - a; not ok 2 - b; and 1 more"), f"the end of {text!r}")
+    tap.equal(report.directive(judge.Verdict("skip", ["no # THP", "x"])), " # SKIP no  THP", "of a skip")
+    tap.equal(report.directive(judge.Verdict("ok", [])), "", "of a success")
 
 
 @tap.test("a case that skips itself is skipped, with its reason")
