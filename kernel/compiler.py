@@ -22,6 +22,7 @@ MACHINES = {"x86_64": "x86_64", "aarch64": "arm64"}
 WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
 ERROR = re.compile(r"(?:error|Error \d+|\*\*\*|undefined reference|multiple definition)", re.IGNORECASE)
 STEP = re.compile(r"^\s+([A-Z0-9_]+(?: \[M\])?)\s+(\S+)$")
+CACHED_CC = os.path.join(ROOT, "kernel", "cached-cc")
 # Enough for every variant; ccache throws away what was not used for longest.
 CACHE_SIZE = "4G"
 
@@ -115,7 +116,7 @@ class Variant:
             if not shutil.which(tool):
                 raise Failure(f"{tool}: not found: run scripts/setup kernel")
         if shutil.which("ccache"):
-            found += [f"CC=ccache {prefix}gcc"]
+            found += [f"CC={CACHED_CC} {prefix}gcc"]
         return found
 
     def make(self, tree, *arguments):
@@ -128,7 +129,7 @@ class Variant:
     def config_key(self, tree):
         """A hash of all that the configuration follows from: fragments, Kconfig files, compiler."""
         version = run([f"{compiler_prefix(self.arch)}gcc", "--version"]).stdout
-        digest = hashlib.sha256(f"{configuration.merged_text(self.names)}{version}".encode())
+        digest = hashlib.sha256(f"{configuration.merged_text(self.names)}{version}{read(CACHED_CC)}".encode())
         for command in (["ls-files", "-s"], ["diff", "--no-ext-diff", "HEAD"]):
             files = ["--", "*Kconfig*", "scripts/kconfig", "scripts/*.sh"]
             digest.update(run(["git", "-C", tree, *command, *files]).stdout.encode())

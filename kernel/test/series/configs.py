@@ -4,12 +4,15 @@
 """Every variant's configuration holds what its fragments ask for, and a symbol that cannot be had is an
 error that names the symbol and the fragment. A new variant belongs into VARIANTS."""
 import os
+import shutil
+import subprocess
 import sys
 
 import tap
 
 sys.path.insert(0, os.path.join(os.environ["INFILL_ROOT"], "kernel", "test"))
 import pristine
+import compiler
 import configuration
 
 VARIANTS = [("x86_64", "plain", None), ("x86_64", "debug", None), ("arm64", "plain", None), ("arm64", "debug", None),
@@ -66,5 +69,18 @@ tap.add("a symbol that cannot be had is named", refused, "CONFIG_KVM_INTEL=y\n",
 tap.add("a symbol that does not exist is named", refused, "CONFIG_NO_SUCH_SYMBOL=y\n", "CONFIG_NO_SUCH_SYMBOL: ")
 tap.add("a symbol that cannot be turned off is named", refused, "# CONFIG_KVM is not set\n",
         "CONFIG_KVM: kernel/configs/plain asks for n, the final configuration has y")
+
+
+@tap.test("Kconfig has the compiler's own answers, not ccache's")
+def answers():
+    if not shutil.which("ccache"):
+        tap.skip("ccache is not installed")
+    command = ["gcc", "-Werror", "-D__SIZEOF_INT128__=0", "-c", "-x", "c", "/dev/null", "-o",
+               os.path.join(pristine.TMPDIR, "o")]
+    env = {**os.environ, **compiler.cache_environment(warnings_matter=False)}
+    found = [subprocess.run(how + command, env=env, stderr=subprocess.DEVNULL, check=False).returncode
+             for how in ([], [compiler.CACHED_CC])]
+    tap.equal(found[1], found[0], "exit status of gcc with a warning")
+
 
 tap.run()
