@@ -172,7 +172,7 @@ FIRST = {
 
 
 def first_reason(made, reason):
-    """A failed case's first reason, which is all that a log of ./check has of it."""
+    """A failed case's first reason, with which its line in a log of ./check begins."""
     tap.equal(judge.case_verdict(made).reasons[0], reason, "the first reason")
 
 
