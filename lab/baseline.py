@@ -59,11 +59,12 @@ class Store:
             return None
         if kept.get("key") != self.key(case):
             return None
-        return judge.Verdict(kept["kind"], kept["reasons"])
+        return judge.Verdict(kept["kind"], kept["reasons"], reported=kept["reported"])
 
     def put(self, case, verdict):
         """Keep a Verdict."""
-        content = {"key": self.key(case), "kind": verdict.kind, "reasons": verdict.reasons}
+        content = {"key": self.key(case), "kind": verdict.kind, "reasons": verdict.reasons,
+                   "reported": verdict.reported}
         initrd.GUEST_BUILD.replace(self.path(case), (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -91,6 +92,9 @@ def judge_pair(base, series):
     if base.kind == "skip":
         return judge.Verdict("fail", ["it is skipped without the series and fails with it: "
                                       + series.reasons[0], *series.reasons[1:]])
+    if series.reported and not base.reported:
+        return judge.Verdict("fail", ["it fails without the series too, but only with it the kernel reports "
+                                      "something: " + series.reasons[0], *series.reasons[1:]])
     return judge.Verdict("skip", ["fails without the series too: " + base.reasons[0]])
 
 

@@ -151,10 +151,11 @@ class Record:
 
 
 class Verdict:
-    """ok, skip or fail; why; and the results inside the case as (TAP line)s."""
+    """ok, skip or fail; why; the results inside the case as (TAP line)s; and whether the kernel's log
+    reports something, which weighs more than what the case says."""
 
-    def __init__(self, kind, reasons, nested=()):
-        self.kind, self.reasons, self.nested = kind, reasons, list(nested)
+    def __init__(self, kind, reasons, nested=(), reported=False):
+        self.kind, self.reasons, self.nested, self.reported = kind, reasons, list(nested), reported
 
     def __repr__(self):
         return f"{self.kind}: {'; '.join(self.reasons)}"
@@ -220,7 +221,7 @@ def case_verdict(record, allows=()):
     elif record.taint:
         reasons.insert(0, f"the kernel became tainted ({record.taint}), and its log does not say why")
     if reasons:
-        return Verdict("fail", reasons, nested)
+        return Verdict("fail", reasons, nested, bool(found or record.taint))
     reason = skip_reason(record, tap)
     return Verdict("skip", [reason], nested) if reason else Verdict("ok", [], nested)
 

@@ -6,6 +6,7 @@ To guard another kind of report add its log to REPORTS; another way to end badly
 """
 import os
 import sys
+import tempfile
 
 import tap
 
@@ -252,6 +253,33 @@ def pair(base, series, kind):
 for ROW in (("ok", "ok", "ok"), ("ok", "fail", "fail"), ("ok", "skip", "fail"), ("fail", "fail", "skip"),
             ("fail", "ok", "ok"), ("skip", "skip", "skip"), ("skip", "ok", "ok"), ("skip", "fail", "fail")):
     tap.add(f"compared: {ROW[0]} without the series and {ROW[1]} with it is {ROW[2]}", pair, *ROW)
+
+
+def reported(base, series, kind):
+    """A comparison's verdict on two failures, with a report in the kernel's log or without."""
+    warn = judge.reports(REPORTS["a WARN"])
+    made = []
+    for log in (base, series):
+        record = judge.Record("case")
+        record.end, record.log = ("exit", 1), REPORTS["a WARN"] if log else ""
+        made.append(judge.case_verdict(record))
+    verdict = baseline.judge_pair(*made)
+    tap.equal(verdict.kind, kind, "the verdict")
+    tap.equal(any(warn[0] in reason for reason in verdict.reasons), kind == "fail" or base, "it is told")
+
+
+for ROW in ((False, True, "fail"), (True, True, "skip"), (True, False, "skip"), (False, False, "skip")):
+    tap.add(f"compared: failed, report without the series {ROW[0]}, with it {ROW[1]}", reported, *ROW)
+
+
+@tap.test("compared: a kept result still says whether the kernel reported something")
+def kept_report():
+    with tempfile.TemporaryDirectory() as folder:
+        store = object.__new__(baseline.Store)
+        store.folder, store.key = folder, lambda case: "1"
+        for value in (True, False):
+            store.put(judge.Record("case"), judge.Verdict("fail", ["why"], reported=value))
+            tap.equal(store.get(judge.Record("case")).reported, value, "after put() and get()")
 
 
 class Options:
