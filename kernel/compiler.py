@@ -78,8 +78,10 @@ class Make:
         os.makedirs(LOGS, exist_ok=True)
         with open(self.log, "ab") as log, Progress(self.what) as progress:
             log.write((" ".join(command) + "\n").encode())
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.STDOUT, env={**environment(), **cache_environment("W=1" in command)})
+            # Whatever ends this program, kill -9 too, ends make, and make its compilers.
+            process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                       env={**environment(), **cache_environment("W=1" in command)})
             for raw in process.stdout:
                 log.write(raw)
                 self.take(raw.decode(errors="replace").rstrip("\n"), progress)
