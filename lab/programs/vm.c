@@ -18,6 +18,7 @@
  * with SIGKILL again and again.
  */
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -25,9 +26,12 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -441,6 +445,44 @@ static void test_protected(const char *kernel, const char *cpus)
 	ok(power_off(&guest), "%s CPUs, protected: power-off", cpus);
 }
 
+#define FEW_BYTES (16 << 20) /* that a guest of Linux needs more than */
+
+/* Run by a process of its own, which cannot undo it: under a limit that counts for root, too. */
+static bool meets_limit(const char *kernel)
+{
+	static const char *const memory[] = { "--protected", NULL };
+	const struct rlimit limit = { FEW_BYTES, FEW_BYTES };
+	struct guest guest;
+
+	if (prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK) || setrlimit(RLIMIT_MEMLOCK, &limit)) {
+		printf("# limit: %m\n");
+		return false;
+	}
+	if (boot(&guest, kernel, "1", memory, "")) {
+		kill_guest(&guest);
+		return false;
+	}
+	return strstr(guest.line, "KVM_RUN") && strstr(guest.line, "raise RLIMIT_MEMLOCK") &&
+	       finish(&guest) == 1;
+}
+
+/* A protected guest's memory is locked: what is said when the limit is reached says what to do. */
+static void test_protected_limit(const char *kernel)
+{
+	int status = -1;
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	if (child == 0) {
+		bool good = meets_limit(kernel);
+
+		fflush(stdout);
+		_exit(!good);
+	}
+	ok(waitpid(child, &status, 0) == child && status == 0, "protected: RLIMIT_MEMLOCK");
+}
+
 /* Boot the guest that is restored, and save it.  False after a failure. */
 static bool make_snapshot(const char *kernel, const char *cpus, const char *const memory[2],
 			  struct answers *answers)
@@ -479,6 +521,7 @@ static void test_pkvm(const char *kernel, const char *cpus)
 	struct answers answers = { 0 };
 
 	test_protected(kernel, cpus);
+	test_protected_limit(kernel);
 	if (make_snapshot(kernel, cpus, memory, &answers))
 		test_protected_restores(cpus, &answers);
 }
